@@ -1,0 +1,1 @@
+"""Bring a document's copies back in sync (public surface follows with the engine)."""

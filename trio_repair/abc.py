@@ -1,0 +1,152 @@
+"""The seams: what the engine asks of stores, embedders, chunkers and instruments.
+
+These are Protocols. Implement the methods; inherit nothing. `trio_repair.testing.check_store`
+holds a store to every sentence below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import attrs
+
+from ._errors import StoreError
+from ._events import EngineEvent
+from ._model import Document, RepairJob
+from ._views import (
+    Observation,
+    Prepared,
+    Removal,
+    StoredDocument,
+    StoreTraits,
+    Write,
+    WriteAnswer,
+)
+
+__all__ = ["Chunk", "Chunker", "Embedder", "Instrument", "JobSource", "ScanPage", "Store", "Stores"]
+
+ScanPage: TypeAlias = Sequence[tuple[str, Observation]]
+"""Consecutive documents of a scan, in ascending order of doc_id."""
+
+JobSource: TypeAlias = Iterable[RepairJob] | AsyncIterable[RepairJob]
+"""Where `engine.run` takes its jobs from; it is pulled as slots free up."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """One place that keeps copies of documents. Batch-first: each method answers per document, in the order asked.
+
+    A StoreError *in* an answer concerns one document; a StoreError *raised* concerns the call as a whole, and then
+    nothing was written. Driver exceptions never leave the store untranslated. Whoever opened a store closes it.
+
+    **If cancelled:** `observe`, `read` and `prepare` have changed nothing. `write` and `remove` may have landed for
+    each document or not, but never in part: a document's rows change together or not at all.
+    """
+
+    @property
+    def traits(self) -> StoreTraits:
+        """What this store promises; constant while it is open."""
+        ...
+
+    async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
+        """Look at documents without their content."""
+        ...
+
+    async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
+        """Read documents. `StoreRejected` for one whose content cannot be given back whole."""
+        ...
+
+    async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
+        """Do everything slow or fallible that a write needs (chunk, embed, validate), without any effect."""
+        ...
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        """Replace each document whose expected token still holds. A tombstone deletes. No doc_id appears twice."""
+        ...
+
+    async def remove(self, removals: Sequence[Removal]) -> Sequence[WriteAnswer]:
+        """Take each document's rows away, tombstones too, where the expected token still holds."""
+        ...
+
+    def open_scan(self, after: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[ScanPage]]:
+        """One snapshot of every live document and tombstone with doc_id > `after`, in byte order of UTF-8 doc_id."""
+        ...
+
+    async def count(self) -> int:
+        """How many documents and tombstones the store holds; may be an estimate."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release everything. Idempotent, and bounded in time even if the driver hangs."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Stores:
+    """The stores of one engine, by role. Text and vector are critical; the cache is not."""
+
+    text: Store
+    vector: Store
+    cache: Store | None = None
+
+    @property
+    def critical(self) -> Mapping[str, Store]:
+        """The stores that must be read back equal for a repair to succeed."""
+        return {"text": self.text, "vector": self.vector}
+
+    @property
+    def by_name(self) -> Mapping[str, Store]:
+        """All stores, in the order text, vector, cache."""
+        return self.critical if self.cache is None else {**self.critical, "cache": self.cache}
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns texts into vectors."""
+
+    @property
+    def model(self) -> str:
+        """Names what makes the vectors; another name means that stored vectors are stale."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """How many numbers one vector has."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """One vector of `dimension` finite numbers for each text, in order. It may be cancelled at any await."""
+        ...
+
+
+@attrs.frozen
+class Chunk:
+    """A piece of a text: `text` is exactly what stands at offset `start`, in characters."""
+
+    start: int
+    text: str
+
+
+@runtime_checkable
+class Chunker(Protocol):
+    """Cuts a text into pieces that together cover every character of it. Pure, and not async."""
+
+    @property
+    def identity(self) -> str:
+        """Names the method and its parameters; another name means that stored chunks are stale."""
+        ...
+
+    def chunk(self, text: str) -> Sequence[Chunk]:
+        """The pieces, by ascending start, with neither gap nor lost end; at least one, even for an empty text."""
+        ...
+
+
+@runtime_checkable
+class Instrument(Protocol):
+    """Watches an engine. One that raises is logged once and dropped; it never disturbs a repair."""
+
+    def on_event(self, event: EngineEvent) -> None:
+        """Called synchronously, in the engine's task. Return soon; do not block."""
+        ...
