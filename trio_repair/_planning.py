@@ -1,0 +1,417 @@
+"""What is to be done about one document: pure decisions, and the only place where they are taken.
+
+An undecidable case is never decided; absence is never guessed from a store that was not observed; no version number
+is made up. The table in `docs/guarantees.md` is this module in prose.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import attrs
+
+from ._clock import number_time
+from ._divergence import CRITICAL_STORES, critical_views, is_equal, rank
+from ._errors import InvalidValue
+from ._model import DocumentVersion, SyncStrategy
+from ._views import AbsentMeans, Observation, Presence, StoreTraits
+
+if TYPE_CHECKING:
+    from ._config import AutoRepairConfig
+    from .abc import Stores
+
+MANUAL_REASON: Final = "Manual resolution required"
+
+
+class PlanAction(enum.Enum):
+    """What a plan does to the critical stores."""
+
+    COPY = "copy"
+    """Write the decided version where it is not held."""
+    DELETE = "delete"
+    """Write a tombstone where it is not held."""
+    NOTHING = "nothing"
+    """The critical stores agree; the cache may still need a step."""
+    MANUAL = "manual"
+    """Only a person can decide; nothing is written."""
+    NOWHERE = "nowhere"
+    """No store holds the document."""
+
+
+class CacheStep(enum.Enum):
+    """What a plan does to the cache, after the critical stores were read back."""
+
+    NONE = "none"
+    REFRESH = "refresh"
+    """Write the document."""
+    INVALIDATE = "invalidate"
+    """Remove the entry."""
+
+
+@attrs.frozen(kw_only=True)
+class PlannedWrite:
+    """A critical store that must be written, fenced by the token that was observed."""
+
+    store: str
+    token: str
+
+
+def _frozen_tokens(tokens: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(tokens))
+
+
+@attrs.frozen(kw_only=True)
+class RepairPlan:
+    """What will be done about one document, on the strength of what the stores were seen to hold."""
+
+    doc_id: str
+    strategy: SyncStrategy | None
+    """None for the resolution of a person."""
+    action: PlanAction
+    version: DocumentVersion | None
+    """What every critical store shall hold; None if nothing was decided or nothing shall be there."""
+    sources: tuple[str, ...]
+    """The stores to read the content from, best first; () if none is needed."""
+    writes: tuple[PlannedWrite, ...]
+    cache_step: CacheStep
+    tokens: Mapping[str, str] = attrs.field(converter=_frozen_tokens)
+    """The token of every store that was observed."""
+    reason: str | None
+    """MANUAL and NOWHERE: why, naming stores and numbers."""
+    settle_first: bool
+    """What will be overwritten may be newer than what was decided: wait `settle`, look again, then overwrite."""
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """The settings that decisions depend on."""
+
+    traits: Mapping[str, StoreTraits]
+    missing_source: Literal["refuse", "delete"] = "refuse"
+    cache: Literal["refresh", "invalidate", "fill"] = "refresh"
+    numbers: Literal["counter", "hlc"] = "counter"
+    skew: float = 1.0
+
+    @classmethod
+    def of(cls, stores: Stores, config: AutoRepairConfig) -> Policy:
+        """The policy of an engine with these stores and settings."""
+        return cls(
+            traits={name: store.traits for name, store in stores.by_name.items()},
+            missing_source=config.missing_source,
+            cache=config.cache,
+            numbers=config.numbers,
+            skew=config.skew,
+        )
+
+
+class _Decision(NamedTuple):
+    """COPY or DELETE with a version (whoever holds it already needs no write), or MANUAL or NOWHERE with a reason."""
+
+    action: PlanAction
+    version: DocumentVersion | None = None
+    reason: str | None = None
+    from_absence: bool = False
+    """A delete that only the absence of a copy speaks for."""
+
+
+def _copy(version: DocumentVersion | None) -> _Decision:
+    return _Decision(PlanAction.COPY, version)
+
+
+def _delete(version: DocumentVersion | None, *, from_absence: bool = False) -> _Decision:
+    """Delete at the number of `version`, which a store holds, live or as a tombstone."""
+    if version is None or not version.deleted:
+        version = DocumentVersion(number=None if version is None else version.number, deleted=True)
+    return _Decision(PlanAction.DELETE, version, from_absence=from_absence)
+
+
+def _describe(name: str, view: Observation) -> str:
+    if view.presence is Presence.ABSENT:
+        return f"the {name} store does not hold it"
+    number = None if view.version is None else view.version.number
+    which = "without a number" if number is None else f"version {number}"
+    if view.presence is Presence.TOMBSTONE:
+        return f"the {name} store holds a tombstone {'without a number' if number is None else f'at {number}'}"
+    damage = "" if view.intact else " (damaged)"
+    return f"the {name} store holds {'a copy ' if number is None else ''}{which}{damage}"
+
+
+def _manual(views: Mapping[str, Observation], why: str) -> _Decision:
+    held = " and ".join(_describe(name, views[name]) for name in CRITICAL_STORES)
+    return _Decision(PlanAction.MANUAL, reason=f"{MANUAL_REASON}: {held}; {why}")
+
+
+def _number(view: Observation) -> int | None:
+    return None if view.version is None else view.version.number
+
+
+def _latest_tombstone(first: Observation, second: Observation) -> _Decision:
+    return _delete(first.version if rank(_number(first)) >= rank(_number(second)) else second.version)
+
+
+def _trust(source: str, views: Mapping[str, Observation], policy: Policy) -> _Decision:
+    """The named store is the source of truth, whatever the numbers say, except that no tombstone is overridden."""
+    target = "vector" if source == "text" else "text"
+    theirs, ours = views[target], views[source]
+    match ours.presence, theirs.presence:
+        case Presence.LIVE, Presence.TOMBSTONE:
+            live, deleted = _number(ours), _number(theirs)
+            if live is None or deleted is None:
+                return _manual(views, "they cannot be ordered, and only resolve overrides a tombstone")
+            if deleted >= live:
+                return _manual(views, "only resolve overrides a tombstone")
+            return _copy(ours.version)
+        case Presence.LIVE, _:
+            return _copy(ours.version)
+        case Presence.TOMBSTONE, Presence.TOMBSTONE:
+            return _latest_tombstone(ours, theirs)
+        case Presence.TOMBSTONE, _:
+            return _delete(ours.version)
+        case _, Presence.TOMBSTONE:
+            return _delete(theirs.version)
+        case _:
+            if policy.missing_source == "delete":
+                return _delete(theirs.version, from_absence=True)
+            return _manual(views, f'the {source} store is the source of truth; use resolve, or missing_source="delete"')
+
+
+def _most_recent(views: Mapping[str, Observation], policy: Policy) -> _Decision:
+    text, vector = views["text"], views["vector"]
+    present = [name for name in CRITICAL_STORES if views[name].presence is not Presence.ABSENT]
+    if len(present) == 1:
+        held = views[present[0]]
+        if held.presence is Presence.TOMBSTONE:
+            return _delete(held.version)
+        lacking = "vector" if present == ["text"] else "text"
+        match policy.traits[lacking].absent:
+            case AbsentMeans.MISSING:
+                return _copy(held.version)
+            case AbsentMeans.DELETED:
+                return _delete(held.version, from_absence=True)
+            case AbsentMeans.MANUAL:
+                return _manual(views, f"what is absent from the {lacking} store may be missing or deleted")
+
+    if text.presence is not vector.presence:
+        live, deleted = (text, vector) if vector.presence is Presence.TOMBSTONE else (vector, text)
+        live_number, deleted_number = _number(live), _number(deleted)
+        if live_number is None or deleted_number is None:
+            return _manual(views, "they cannot be ordered")
+        return _copy(live.version) if live_number > deleted_number else _delete(deleted.version)
+
+    if text.presence is Presence.TOMBSTONE:
+        return _latest_tombstone(text, vector)
+    return _later_copy(views)
+
+
+def _later_copy(views: Mapping[str, Observation]) -> _Decision:
+    """The later one of two live copies."""
+    text, vector = views["text"].version, views["vector"].version
+    if text is None or vector is None or text == vector:
+        return _copy(text)
+    if text.number == vector.number:
+        return _manual(views, "the same version with different content")
+    if None in (text.number, vector.number) and text.digest != vector.digest:
+        return _manual(views, "different content that cannot be ordered")
+    return _copy(text if rank(text.number) > rank(vector.number) else vector)
+
+
+def _untrusted_time(views: Mapping[str, Observation], policy: Policy, now: float) -> str | None:
+    """Why the clocks behind the version numbers cannot decide; None if they can."""
+    versions = [view.version for name in CRITICAL_STORES if (view := views[name]).version is not None]
+    numbered = [version for version in versions if version is not None and version.number is not None]
+    for version in numbered:
+        if version.number is not None and number_time(version.number) > now + policy.skew:
+            return f"number {version.number} lies more than {policy.skew:g} s in the future"
+    if len(numbered) == 2:
+        first, second = numbered
+        if first.number is None or second.number is None or first.number == second.number:
+            return None
+        apart = abs(number_time(first.number) - number_time(second.number))
+        if apart <= policy.skew and (first.digest, first.deleted) != (second.digest, second.deleted):
+            return f"their times are within {policy.skew:g} s of each other"
+    return None
+
+
+def _holds(view: Observation, version: DocumentVersion) -> bool:
+    return view.presence is Presence.LIVE and view.version == version
+
+
+def _most_recent_sources(views: Mapping[str, Observation], version: DocumentVersion, policy: Policy) -> tuple[str, ...]:
+    """Whole copies first, the text store before the vector store.
+
+    A damaged text copy is the last resort, for its text may still be readable; a damaged vector copy is none, and
+    neither is one of another model unless the text store names the same version, which says that it is the right one.
+    """
+    text, vector = views["text"], views["vector"]
+    from_text = [name for name in ("text",) if policy.traits[name].holds_text and _holds(text, version)]
+    from_vector = [
+        name
+        for name in ("vector",)
+        if policy.traits[name].holds_text
+        and _holds(vector, version)
+        and vector.intact
+        and (is_equal(vector, version, policy.traits[name]) or _holds(text, version))
+    ]
+    return tuple(from_text + from_vector if text.intact else from_vector + from_text)
+
+
+def _cache_step(
+    views: Mapping[str, Observation], version: DocumentVersion | None, sources: tuple[str, ...], policy: Policy
+) -> CacheStep:
+    cache = views.get("cache")
+    if cache is None:
+        return CacheStep.NONE
+    if version is None or version.deleted:
+        # A cache that remembers the delete serves nothing that is wrong.
+        return CacheStep.INVALIDATE if cache.presence is Presence.LIVE else CacheStep.NONE
+    if is_equal(cache, version, policy.traits["cache"]):
+        return CacheStep.NONE
+    if cache.presence is Presence.ABSENT:
+        return CacheStep.REFRESH if policy.cache == "fill" and sources else CacheStep.NONE
+    if policy.cache == "invalidate" or not sources:
+        return CacheStep.INVALIDATE
+    return CacheStep.REFRESH
+
+
+def _plan(
+    doc_id: str,
+    views: Mapping[str, Observation],
+    strategy: SyncStrategy | None,
+    decision: _Decision,
+    policy: Policy,
+    *,
+    sources: tuple[str, ...] = (),
+) -> RepairPlan:
+    """Turn a decision into the writes that it takes."""
+    tokens = {name: view.token for name, view in views.items()}
+    version = decision.version
+    lagging = (
+        [name for name in CRITICAL_STORES if not is_equal(views[name], version, policy.traits[name])]
+        if decision.action in (PlanAction.COPY, PlanAction.DELETE)
+        else []
+    )
+    if decision.action is PlanAction.COPY and lagging and not sources:
+        decision = _manual(views, "no store can give the text of the version that wins")
+    if decision.action in (PlanAction.MANUAL, PlanAction.NOWHERE):
+        return RepairPlan(
+            doc_id=doc_id,
+            strategy=strategy,
+            action=decision.action,
+            version=None,
+            sources=(),
+            writes=(),
+            cache_step=CacheStep.NONE,
+            tokens=tokens,
+            reason=decision.reason,
+            settle_first=False,
+        )
+    cache_step = _cache_step(views, version, sources, policy)
+    needs_content = (decision.action is PlanAction.COPY and lagging) or cache_step is CacheStep.REFRESH
+    outranked = version is not None and any(rank(_number(views[name])) > rank(version.number) for name in lagging)
+    return RepairPlan(
+        doc_id=doc_id,
+        strategy=strategy,
+        action=decision.action if lagging else PlanAction.NOTHING,
+        version=version,
+        sources=sources if needs_content else (),
+        writes=tuple(PlannedWrite(store=name, token=tokens[name]) for name in lagging),
+        cache_step=cache_step,
+        tokens=tokens,
+        reason=None,
+        # A writer that goes from store to store may be between two of them: a person who resolves has seen to that.
+        settle_first=strategy is not None and bool(lagging) and (outranked or decision.from_absence),
+    )
+
+
+def _absent_everywhere(views: Mapping[str, Observation]) -> _Decision:
+    cache = views.get("cache")
+    if cache is not None and cache.presence is Presence.LIVE:
+        return _Decision(PlanAction.NOTHING)
+    return _Decision(PlanAction.NOWHERE, reason="in no store: neither the text store nor the vector store holds it")
+
+
+def plan_repair(
+    doc_id: str,
+    views: Mapping[str, Observation],
+    strategy: SyncStrategy,
+    policy: Policy,
+    *,
+    now: float,
+) -> RepairPlan:
+    """Decide what is to be done about a document.
+
+    Args:
+        doc_id: the document.
+        views: what each store was seen to hold. Both critical stores are among them; "cache" may be left out if there
+            is none or it could not be observed, and is then left alone.
+        strategy: which copy to believe.
+        policy: the settings and what the stores promise.
+        now: Unix time in seconds. It matters for hybrid-logical-clock numbers only.
+
+    Raises:
+        InvalidValue: a critical store is not among the views.
+    """
+    critical = critical_views(views)
+    if strategy is SyncStrategy.MANUAL_RESOLUTION:
+        return _plan(doc_id, views, strategy, _Decision(PlanAction.MANUAL, reason=MANUAL_REASON), policy)
+    if all(view.presence is Presence.ABSENT for view in critical):
+        return _plan(doc_id, views, strategy, _absent_everywhere(views), policy)
+    if strategy is SyncStrategy.MOST_RECENT:
+        return _plan_most_recent(doc_id, views, policy, now)
+    source = "text" if strategy is SyncStrategy.TEXT_SOURCE_OF_TRUTH else "vector"
+    sources = (source,) if policy.traits[source].holds_text else ()
+    return _plan(doc_id, views, strategy, _trust(source, views, policy), policy, sources=sources)
+
+
+def _plan_most_recent(doc_id: str, views: Mapping[str, Observation], policy: Policy, now: float) -> RepairPlan:
+    strategy = SyncStrategy.MOST_RECENT
+    decision = _most_recent(views, policy)
+    sources: tuple[str, ...] = ()
+    if decision.action is PlanAction.COPY and decision.version is not None:
+        sources = _most_recent_sources(views, decision.version, policy)
+    plan = _plan(doc_id, views, strategy, decision, policy, sources=sources)
+    if policy.numbers == "hlc" and plan.writes:
+        doubt = _untrusted_time(views, policy, now)
+        if doubt is not None:
+            return _plan(doc_id, views, strategy, _manual(views, doubt), policy)
+    return plan
+
+
+def plan_resolution(
+    doc_id: str,
+    views: Mapping[str, Observation],
+    choice: Literal["text", "vector", "delete"],
+    policy: Policy,
+) -> RepairPlan:
+    """Carry out a person's choice. It overrides tombstones and numbers, and uses a version that a store holds.
+
+    "text" and "vector" take that store's copy; "delete" writes a tombstone at the highest number that a critical
+    store holds.
+
+    Args:
+        doc_id: the document.
+        views: as in `plan_repair`.
+        choice: the store whose copy is right, or "delete".
+        policy: the settings and what the stores promise.
+
+    Raises:
+        InvalidValue: a critical store is not among the views, or the choice is none of the three.
+    """
+    critical = critical_views(views)
+    if choice not in ("text", "vector", "delete"):
+        raise InvalidValue("choice", f"must be one of 'text', 'vector', 'delete', not {choice!r}")
+    sources: tuple[str, ...] = ()
+    if all(view.presence is Presence.ABSENT for view in critical):
+        decision = _absent_everywhere(views)
+    elif choice == "delete":
+        decision = _latest_tombstone(*critical)
+    elif views[choice].presence is not Presence.LIVE:
+        decision = _manual(views, f"the {choice} store holds no copy that could be taken")
+    else:
+        decision = _copy(views[choice].version)
+        same = [name for name in CRITICAL_STORES if name != choice and views[name].version == decision.version]
+        sources = tuple(name for name in (choice, *same) if policy.traits[name].holds_text)
+    return _plan(doc_id, views, None, decision, policy, sources=sources)
