@@ -1,0 +1,30 @@
+"""Doubles and checks for programs that use or extend trio_repair. Nothing here needs a test framework.
+
+`check_store` holds a store to its contract in one line; `FaultyStore` and `SimulatedStore` put faults and time between
+a store and its caller; `RecordingInstrument` remembers what an engine did. Hypothesis strategies live in
+`trio_repair.testing.strategies`, the only module here that imports Hypothesis.
+"""
+
+from __future__ import annotations
+
+from ._doubles import (
+    SEED_LATENCIES,
+    RecordingInstrument,
+    SimulatedStore,
+    make_document,
+    seed_stores,
+)
+from ._faults import DriverFault, Fault, FaultKind, FaultyStore, write_newer
+
+__all__ = [
+    "SEED_LATENCIES",
+    "DriverFault",
+    "Fault",
+    "FaultKind",
+    "FaultyStore",
+    "RecordingInstrument",
+    "SimulatedStore",
+    "make_document",
+    "seed_stores",
+    "write_newer",
+]
