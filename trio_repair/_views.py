@@ -63,7 +63,7 @@ class Observation:
 
     presence: Presence
     token: str
-    """Opaque. It changes whenever the state that this observation describes changes; the fence compares nothing else."""
+    """Opaque. It changes whenever the state described here changes; the fence compares nothing else."""
     version: DocumentVersion | None = None
     """None if and only if absent."""
     intact: bool = True

@@ -1,0 +1,531 @@
+"""Between the repairs and a store: gather what they ask for, and do it as one bulk call, outside their cancel scopes.
+
+A repair that is cancelled takes back what was not sent; what was sent is never cut off in mid-call by a deadline of
+one repair. While a store is busy, requests gather, and the next call takes them: no timer, no waiting for company.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+
+from ._breaker import BreakerState, CircuitBreaker
+from ._config import AutoRepairConfig
+from ._errors import CircuitOpen, StoreError, StoreMisbehaved, StoreUnavailable
+from ._events import EventKind
+from ._model import Document
+from ._timetable import Timer, Timetable
+from ._views import Observation, Prepared, Removal, StoredDocument, StoreTraits, Write, WriteAnswer, WriteStatus
+from .abc import Store
+
+logger = logging.getLogger("trio_repair")
+
+Answer: TypeAlias = Observation | StoredDocument | Prepared | WriteAnswer | StoreError
+Emit: TypeAlias = Callable[..., None]
+
+
+class Operation(enum.Enum):
+    """The calls that a store is asked to make."""
+
+    OBSERVE = "observe"
+    READ = "read"
+    PREPARE = "prepare"
+    WRITE = "write"
+    REMOVE = "remove"
+
+
+_EFFECTS = frozenset({Operation.WRITE, Operation.REMOVE})
+_ANSWER_TYPES: dict[Operation, type] = {
+    Operation.OBSERVE: Observation,
+    Operation.READ: StoredDocument,
+    Operation.PREPARE: Prepared,
+    Operation.WRITE: WriteAnswer,
+    Operation.REMOVE: WriteAnswer,
+}
+
+
+class Gather:
+    """Waits until a number of requests are answered. One task waits; whoever answers the last one wakes it."""
+
+    __slots__ = ("_missing", "_task")
+
+    def __init__(self, missing: int) -> None:
+        self._missing = missing
+        self._task: trio.lowlevel.Task | None = None
+
+    def one_answered(self) -> None:
+        """Called once for each request."""
+        self._missing -= 1
+        if self._missing == 0 and self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    async def wait(self) -> None:
+        """Return once every request is answered. **If cancelled:** the requests are as they were."""
+        if self._missing == 0:
+            await trio.lowlevel.checkpoint()
+            return
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class Request:
+    """One document's part in a bulk call.
+
+    It is queued, then sent, then answered; a call that is given up answers its requests before it has `ended`.
+    """
+
+    __slots__ = (
+        "answer",
+        "arguments",
+        "disproved",
+        "doc_id",
+        "ended",
+        "gather",
+        "on_ended",
+        "operation",
+        "order",
+        "queued_at",
+        "was_sent",
+        "withdrawn",
+    )
+
+    def __init__(self, operation: Operation, doc_id: str, arguments: Any, gather: Gather) -> None:
+        self.operation = operation
+        self.doc_id = doc_id
+        self.arguments = arguments
+        self.gather = gather
+        self.answer: Answer | None = None
+        self.order = 0
+        self.queued_at = 0.0
+        self.was_sent = False
+        """True from just before the store is called: from here on it may have an effect."""
+        self.ended = False
+        """The call that carried it has returned."""
+        self.withdrawn = False
+        self.disproved = False
+        """A later look proved that it had no effect."""
+        self.on_ended: Callable[[], None] | None = None
+
+    @property
+    def removes(self) -> bool:
+        """True if it takes the document's rows away."""
+        return self.operation is Operation.REMOVE
+
+    @property
+    def verdict_unknown(self) -> bool:
+        """It was sent, and nobody knows whether it landed."""
+        if not self.was_sent or self.disproved:
+            return False
+        if isinstance(self.answer, WriteAnswer):
+            return self.answer.status is WriteStatus.UNKNOWN
+        return self.answer is None
+
+    def withdraw(self) -> None:
+        """Take it back if it has not been sent; else do nothing."""
+        if self.answer is None and not self.was_sent:
+            self.withdrawn = True
+
+    def settle(self, answer: Answer) -> None:
+        """Give the answer, once; a later one is dropped."""
+        if self.answer is None:
+            self.answer = answer
+            self.gather.one_answered()
+
+    def end(self) -> None:
+        """The call has returned."""
+        self.ended = True
+        if self.on_ended is not None:
+            self.on_ended()
+            self.on_ended = None
+
+
+@attrs.frozen(kw_only=True)
+class StoreStatistics:
+    """What a store was asked so far."""
+
+    calls: int
+    """Bulk calls that were made."""
+    documents: int
+    """Documents that they named in all."""
+    failures: int
+    """Calls that failed as a whole."""
+    abandoned: int
+    """Calls that were given up at `store_call_timeout`, or at the end of the grace period."""
+    misbehaved: int
+    """Calls that broke the contract of `trio_repair.abc.Store`."""
+    breaker: str
+    """"closed", "open" or "half-open"."""
+
+
+class _Call:
+    """One bulk call under way."""
+
+    __slots__ = ("given_up", "operation", "requests", "scope", "timer")
+
+    def __init__(self, operation: Operation, requests: list[Request]) -> None:
+        self.operation = operation
+        self.requests = requests
+        # Shielded: neither a repair's deadline nor a cancelled host cuts a write off before its grace is over.
+        self.scope = trio.CancelScope(shield=True)
+        self.timer: Timer | None = None
+        self.given_up = False
+
+
+class Batcher:
+    """Serves one store.
+
+    Invariants:
+        - At most `max_calls` calls that reach the store are under way, and one more that only prepares.
+        - A request is in at most one of: its queue, a call under way.
+        - `_group_limit` names only documents whose last call failed as a whole: they travel in ever smaller
+          company until the one that spoils its call is alone.
+    """
+
+    def __init__(
+        self, name: str, store: Store, config: AutoRepairConfig, timetable: Timetable, emit: Emit, *, fail_fast: bool
+    ) -> None:
+        self.name = name
+        self.store = store
+        self.traits: StoreTraits = store.traits
+        self.breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
+        self.nursery: trio.Nursery
+        self._config = config
+        self._timetable = timetable
+        self._emit = emit
+        self._fail_fast = fail_fast
+        self._queues: dict[Operation, deque[Request]] = {operation: deque() for operation in Operation}
+        self._order = itertools.count()
+        self._calls: set[_Call] = set()
+        self._starting = 0
+        self._starting_prepare = False
+        self._group_limit: dict[str, int] = {}
+        self._unavailable_timer: Timer | None = None
+        self._counts = {"calls": 0, "documents": 0, "failures": 0, "abandoned": 0, "misbehaved": 0}
+        self._grace_ends: float | None = None
+
+    def statistics(self) -> StoreStatistics:
+        """A snapshot."""
+        return StoreStatistics(breaker=self.breaker.state.value, **self._counts)
+
+    def is_open(self) -> bool:
+        """True while the circuit breaker keeps requests waiting."""
+        return self.breaker.state is not BreakerState.CLOSED
+
+    # Asking
+
+    def observe(self, doc_id: str, gather: Gather) -> Request:
+        """Ask what the store holds of a document."""
+        return self._submit(Request(Operation.OBSERVE, doc_id, doc_id, gather))
+
+    def read(self, doc_id: str, gather: Gather) -> Request:
+        """Ask for a document."""
+        return self._submit(Request(Operation.READ, doc_id, doc_id, gather))
+
+    def prepare(self, document: Document, gather: Gather) -> Request:
+        """Ask for a document to be made ready."""
+        return self._submit(Request(Operation.PREPARE, document.doc_id, document, gather))
+
+    def write(self, prepared: Prepared, token: str, gather: Gather) -> Request:
+        """Ask for a conditional write."""
+        doc_id = prepared.document.doc_id
+        return self._submit(Request(Operation.WRITE, doc_id, Write(prepared=prepared, token=token), gather))
+
+    def remove(self, doc_id: str, token: str, gather: Gather) -> Request:
+        """Ask for a conditional removal."""
+        return self._submit(Request(Operation.REMOVE, doc_id, Removal(doc_id=doc_id, token=token), gather))
+
+    def _submit(self, request: Request) -> Request:
+        if self._grace_ends is not None:
+            request.settle(StoreUnavailable(self.name, "the engine is closing", request.doc_id))
+            return request
+        if self._fail_fast and request.operation is not Operation.PREPARE and not self._may_probe():
+            request.settle(CircuitOpen(self.name, "is unreachable", request.doc_id))
+            return request
+        request.order = next(self._order)
+        request.queued_at = trio.current_time()
+        self._queues[request.operation].append(request)
+        self._pump()
+        if self.breaker.state is not BreakerState.CLOSED:
+            self._watch_unavailable()
+        return request
+
+    def _may_probe(self) -> bool:
+        """False if a request would have to wait until the store is known to be back."""
+        if self.breaker.state is BreakerState.HALF_OPEN:
+            return not self._calls and not self._starting
+        return self.breaker.state is BreakerState.CLOSED
+
+    # Sending
+
+    def _pump(self) -> None:
+        """Start calls while the store may be called and something is queued."""
+        prepares = self._queues[Operation.PREPARE]
+        if prepares and not self._starting_prepare and not self._under_way(preparing=True):
+            self._starting_prepare = True
+            self.nursery.start_soon(self._prepare_call)
+        if self.breaker.state is BreakerState.OPEN:
+            return
+        allowed = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.traits.max_calls
+        free = allowed - self._starting - self._under_way(preparing=False)
+        if free <= 0:
+            return
+        queued = sum(len(queue) for operation, queue in self._queues.items() if operation is not Operation.PREPARE)
+        # The batch is taken when the call's task first runs, so that everything asked for in this scheduling
+        # round travels together; hence no more tasks than could find work.
+        for _ in range(min(free, -(-queued // self.traits.max_batch) if self.traits.max_batch > 1 else queued)):
+            self._starting += 1
+            self.nursery.start_soon(self._store_call)
+
+    def _under_way(self, *, preparing: bool) -> int:
+        return sum(1 for call in self._calls if (call.operation is Operation.PREPARE) is preparing)
+
+    async def _prepare_call(self) -> None:
+        self._starting_prepare = False
+        await self._make_call(Operation.PREPARE)
+
+    async def _store_call(self) -> None:
+        self._starting -= 1
+        heads = [
+            (queue[0].order, operation)
+            for operation, queue in self._queues.items()
+            if queue and operation is not Operation.PREPARE
+        ]
+        if heads:
+            await self._make_call(min(heads, key=lambda head: head[0])[1])
+
+    def _take(self, operation: Operation) -> list[Request]:
+        """The next batch: in order, without two requests for one document, no larger than its members may travel in."""
+        queue = self._queues[operation]
+        limit = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.traits.max_batch
+        batch: list[Request] = []
+        seen: set[str] = set()
+        held_back: list[Request] = []
+        while queue and len(batch) < limit:
+            request = queue.popleft()
+            if request.withdrawn:
+                continue
+            own_limit = self._group_limit.get(request.doc_id, limit) if self._group_limit else limit
+            if request.doc_id in seen or len(batch) >= own_limit:
+                held_back.append(request)
+                continue
+            limit = min(limit, own_limit)
+            seen.add(request.doc_id)
+            batch.append(request)
+        queue.extendleft(reversed(held_back))
+        return batch
+
+    async def _make_call(self, operation: Operation) -> None:
+        if self.breaker.state is BreakerState.OPEN and operation is not Operation.PREPARE:
+            return
+        requests = self._take(operation)
+        if not requests:
+            self._pump()
+            return
+        call = _Call(operation, requests)
+        for request in requests:
+            request.was_sent = True
+        self._calls.add(call)
+        self._counts["calls"] += 1
+        self._counts["documents"] += len(requests)
+        if operation in _EFFECTS:
+            for request in requests:
+                self._emit(EventKind.WRITE_SENT, doc_id=request.doc_id, store=self.name, token=request.arguments.token)
+        call.timer = self._timetable.at(trio.current_time() + self._config.store_call_timeout, self._give_up, call)
+        if self._grace_ends is not None:
+            call.scope.deadline = self._grace_ends
+        answers: Sequence[Answer] | None = None
+        failure: Exception | None = None
+        try:
+            with call.scope:
+                answers = await getattr(self.store, operation.value)([request.arguments for request in requests])
+        except Exception as error:
+            failure = error
+        finally:
+            self._timetable.cancel(call.timer)
+            self._calls.discard(call)
+            self._finish(call, answers, failure)
+            self._pump()
+
+    # Answering
+
+    def _finish(self, call: _Call, answers: Sequence[Answer] | None, failure: Exception | None) -> None:
+        if answers is not None:
+            problem = self._contract_problem(call, answers)
+            if problem is None:
+                self._answered(call, answers)
+            else:
+                self._misbehaved(call, problem)
+        elif failure is None:
+            if not call.given_up:
+                self._counts["abandoned"] += 1
+                logger.warning(
+                    "%s store: a %s call did not end within the grace period", self.name, call.operation.value
+                )
+            self._fail(call, StoreUnavailable(self.name, "the call was given up"), given_up=True)
+        elif isinstance(failure, StoreError):
+            self._failed(call, failure)
+        else:
+            logger.error(
+                "%s store: %s raised %s, which is not a StoreError",
+                self.name,
+                call.operation.value,
+                type(failure).__name__,
+            )
+            self._misbehaved(call, f"{call.operation.value} raised {type(failure).__name__}", failure)
+        for request in call.requests:
+            if request.answer is not None:
+                request.end()
+
+    def _contract_problem(self, call: _Call, answers: Sequence[Answer]) -> str | None:
+        if not isinstance(answers, Sequence):
+            return f"{call.operation.value} answered with {type(answers).__name__}, not a sequence"
+        if len(answers) != len(call.requests):
+            return f"{call.operation.value} answered {len(answers)} of {len(call.requests)} documents"
+        wanted = _ANSWER_TYPES[call.operation]
+        for answer in answers:
+            if not isinstance(answer, wanted) and not isinstance(answer, StoreError):
+                return f"{call.operation.value} answered with {type(answer).__name__}"
+        return None
+
+    def _answered(self, call: _Call, answers: Sequence[Answer]) -> None:
+        if call.operation is not Operation.PREPARE and self.breaker.succeeded():
+            self._emit(EventKind.BREAKER_CLOSED, store=self.name)
+        for request, answer in zip(call.requests, answers, strict=True):
+            if self._group_limit:
+                self._group_limit.pop(request.doc_id, None)
+            self._tell(request, answer)
+
+    def _failed(self, call: _Call, error: StoreError) -> None:
+        """The store says that the call as a whole failed and that nothing was written."""
+        self._counts["failures"] += 1
+        unavailable = isinstance(error, StoreUnavailable)
+        if len(call.requests) > 1 and not unavailable:
+            self._send_again_in_smaller_company(call)
+            return
+        self._limit_company(call)
+        if unavailable and call.operation is not Operation.PREPARE and self.breaker.failed():
+            self._opened()
+        for request in call.requests:
+            self._tell(request, error)
+
+    def _misbehaved(self, call: _Call, problem: str, cause: Exception | None = None) -> None:
+        """The adapter broke its contract: what it did to each document is not known."""
+        self._counts["misbehaved"] += 1
+        self._emit(EventKind.STORE_MISBEHAVED, store=self.name, detail=problem)
+        if len(call.requests) > 1:
+            self._send_again_in_smaller_company(call)
+            return
+        error = StoreMisbehaved(self.name, problem, call.requests[0].doc_id)
+        error.__cause__ = cause
+        self._fail(call, error, given_up=False)
+
+    def _fail(self, call: _Call, error: StoreError, *, given_up: bool) -> None:
+        """End a call whose effect is not known."""
+        for request in call.requests:
+            effect = call.operation in _EFFECTS
+            self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
+        if given_up:
+            self._limit_company(call)
+
+    def _tell(self, request: Request, answer: Answer) -> None:
+        if request.operation in _EFFECTS and request.answer is None:
+            verdict = answer.status.value if isinstance(answer, WriteAnswer) else "failed"
+            self._emit(
+                EventKind.WRITE_SETTLED,
+                doc_id=request.doc_id,
+                store=self.name,
+                token=request.arguments.token,
+                detail=verdict,
+            )
+        request.settle(answer)
+
+    def _limit_company(self, call: _Call) -> None:
+        limit = max(1, len(call.requests) // 2)
+        for request in call.requests:
+            self._group_limit[request.doc_id] = limit
+
+    def _send_again_in_smaller_company(self, call: _Call) -> None:
+        """Bisect, so that one poison document fails alone. A write that did land is then refused by its fence."""
+        self._limit_company(call)
+        queue = self._queues[call.operation]
+        for request in reversed(call.requests):
+            if request.answer is None:
+                queue.appendleft(request)
+
+    # When a store does not answer
+
+    def _give_up(self, call: _Call) -> None:
+        """The call is overdue: answer its requests, stop calling the store, and tell the call to end."""
+        call.given_up = True
+        self._counts["abandoned"] += 1
+        seconds = self._config.store_call_timeout
+        logger.warning("%s store: a %s call did not answer within %g s", self.name, call.operation.value, seconds)
+        self._emit(EventKind.CALL_OVERDUE, store=self.name, detail=call.operation.value)
+        error = StoreUnavailable(self.name, f"{call.operation.value} did not answer within {seconds:g} s")
+        if call.operation is not Operation.PREPARE and self.breaker.failed(given_up=True):
+            self._opened()
+        self._fail(call, error, given_up=True)
+        call.scope.cancel()
+
+    def _opened(self) -> None:
+        self._emit(EventKind.BREAKER_OPENED, store=self.name)
+        logger.warning("%s store: unreachable, next try in %g s", self.name, self.breaker.reset_seconds)
+        self._timetable.at(trio.current_time() + self.breaker.reset_seconds, self._probe)
+        if self._fail_fast:
+            self._refuse_waiting(before=trio.current_time())
+        else:
+            self._watch_unavailable()
+
+    def _probe(self) -> None:
+        self.breaker.half_open()
+        self._pump()
+
+    def _watch_unavailable(self) -> None:
+        if self._unavailable_timer is not None:
+            return
+        oldest = min((queue[0].queued_at for queue in self._store_queues() if queue), default=None)
+        if oldest is not None:
+            when = oldest + self._config.unavailable_timeout
+            self._unavailable_timer = self._timetable.at(when, self._unavailable_check)
+
+    def _unavailable_check(self) -> None:
+        self._unavailable_timer = None
+        if self.breaker.state is not BreakerState.CLOSED:
+            self._refuse_waiting(before=trio.current_time() - self._config.unavailable_timeout)
+            self._watch_unavailable()
+
+    def _refuse_waiting(self, *, before: float) -> None:
+        for queue in self._store_queues():
+            while queue and queue[0].queued_at <= before:
+                request = queue.popleft()
+                if not request.withdrawn:
+                    problem = f"unreachable for {trio.current_time() - request.queued_at:.3g} s"
+                    self._tell(request, CircuitOpen(self.name, problem, request.doc_id))
+                    request.end()
+
+    def _store_queues(self) -> list[deque[Request]]:
+        return [queue for operation, queue in self._queues.items() if operation is not Operation.PREPARE]
+
+    def close(self, grace_ends: float) -> None:
+        """Take no more requests; calls under way may go on until `grace_ends` on the Trio clock."""
+        self._grace_ends = grace_ends
+        for call in self._calls:
+            call.scope.deadline = min(call.scope.deadline, grace_ends)
+        for queue in self._queues.values():
+            while queue:
+                request = queue.popleft()
+                request.settle(StoreUnavailable(self.name, "the engine is closing", request.doc_id))
+                request.end()

@@ -1,0 +1,161 @@
+"""What a repair has done so far, kept so that a receipt can be written at any moment, without awaiting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ._batching import Request
+from ._errors import StoreError
+from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
+from ._views import Observation, WriteAnswer, WriteStatus
+
+
+class StoreProgress:
+    """What is known about one store. Facts only go in; `state` is derived from them."""
+
+    __slots__ = ("after", "before", "confirmed", "detail", "landed", "observed", "removed", "requests", "token")
+
+    def __init__(self) -> None:
+        self.observed = False
+        self.before: DocumentVersion | None = None
+        self.after: DocumentVersion | None = None
+        self.token: str | None = None
+        self.confirmed = False
+        """The last look, which came after the last write, found it equal to the decision."""
+        self.landed = False
+        """A write of this job is known to have landed."""
+        self.removed = False
+        """The last thing that landed was the removal of the entry."""
+        self.detail: str | None = None
+        self.requests: list[Request] = []
+        """Writes and removals, oldest first. The last one's verdict is the store's."""
+
+    def saw(self, observation: Observation) -> None:
+        """Note a look at the store."""
+        if not self.observed:
+            self.observed = True
+            self.before = observation.version
+        self.after = observation.version
+        self.token = observation.token
+
+    def wrote(self, request: Request) -> None:
+        """Note that a write is about to be asked for. Called before it can be sent."""
+        self.requests.append(request)
+        self.confirmed = False
+
+    def learn(self) -> None:
+        """Take in the verdict on the last write, if it has come."""
+        if not self.requests:
+            return
+        request = self.requests[-1]
+        answer = request.answer
+        if isinstance(answer, WriteAnswer):
+            if answer.status is WriteStatus.LANDED:
+                self.landed = True
+                self.removed = request.removes
+            if answer.observation is not None:
+                self.saw(answer.observation)
+            if answer.error is not None:
+                self.detail = answer.error.problem
+        elif isinstance(answer, StoreError):
+            self.detail = answer.problem
+
+    def confirm(self) -> None:
+        """A look after the last write found the store equal to the decision."""
+        self.confirmed = True
+        if self.requests and self.requests[-1].verdict_unknown:
+            # The content that we sent is there, and was not before: the write landed.
+            self.landed = True
+        self.detail = None
+
+    @property
+    def state(self) -> StepState:
+        """The receipt's word for all this. Each test in turn, the strongest knowledge first."""
+        if self.landed and self.confirmed:
+            return StepState.VERIFIED
+        if self.confirmed:
+            return StepState.CONSISTENT
+        sent = [request for request in self.requests if request.was_sent]
+        if not sent:
+            return StepState.UNTOUCHED if self.detail is None or self.requests else StepState.FAILED
+        if any(request.verdict_unknown for request in sent):
+            return StepState.UNKNOWN
+        if self.removed and self.landed:
+            return StepState.INVALIDATED
+        answer = sent[-1].answer
+        if isinstance(answer, WriteAnswer):
+            if answer.status is WriteStatus.LANDED:
+                return StepState.APPLIED
+            if self.landed:
+                return StepState.APPLIED
+            if answer.status is WriteStatus.REFUSED:
+                return StepState.REFUSED
+        return StepState.APPLIED if self.landed else StepState.FAILED
+
+
+class Progress:
+    """The progress of one repair through all its attempts."""
+
+    __slots__ = ("fences", "phase", "settled_tokens", "source", "stores", "verified", "version", "warnings")
+
+    def __init__(self, fences: Mapping[str, str]) -> None:
+        self.fences = fences
+        self.phase = RepairPhase.OBSERVE
+        self.stores = {name: StoreProgress() for name in fences}
+        self.source: str | None = None
+        self.version: DocumentVersion | None = None
+        self.verified = False
+        """Every critical store was read back equal to the decision."""
+        self.warnings: list[str] = []
+        self.settled_tokens: Mapping[str, str] | None = None
+        """What the stores held when the wait before overwriting a higher number began."""
+
+    def outstanding(self) -> list[tuple[str, Request]]:
+        """Writes that a store is still working on."""
+        return [
+            (name, request)
+            for name, store in self.stores.items()
+            for request in store.requests
+            if request.was_sent and not request.ended
+        ]
+
+    def withdraw(self) -> None:
+        """Take back every write that was not sent yet."""
+        for store in self.stores.values():
+            for request in store.requests:
+                request.withdraw()
+            store.learn()
+
+    def receipt(self) -> tuple[ReceiptStep, ...]:
+        """A step for each store, in the order text, vector, cache."""
+        return tuple(
+            ReceiptStep(
+                store=name,
+                state=store.state,
+                before=store.before,
+                after=store.after,
+                token=store.token,
+                fence=self.fences[name],
+                detail=store.detail,
+            )
+            for name, store in self.stores.items()
+        )
+
+    def updated_systems(self) -> tuple[str, ...]:
+        """The stores where a write is known to have landed."""
+        return tuple(name for name, store in self.stores.items() if store.landed)
+
+    @property
+    def touched(self) -> bool:
+        """True if any write was asked for."""
+        return any(store.requests for store in self.stores.values())
+
+
+def untouched_receipt(fences: Mapping[str, str]) -> tuple[ReceiptStep, ...]:
+    """The receipt of a job that never started."""
+    return tuple(ReceiptStep(store=name, state=StepState.UNTOUCHED, fence=fence) for name, fence in fences.items())
+
+
+def join_reasons(errors: Sequence[str]) -> str:
+    """Several errors as one sentence."""
+    return "; ".join(errors)

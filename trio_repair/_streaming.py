@@ -1,0 +1,115 @@
+"""`engine.run`: a stream of jobs in, a stream of results out, and no more in between than there are slots for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from ._limits import Limits
+from ._model import RepairJob, RepairResult
+from ._planning import RepairPlan
+from ._ticket import Ticket
+from .abc import JobSource
+
+
+@attrs.frozen
+class PlannedJob:
+    """A job that carries out a plan made earlier, and nothing else. A document that moved since is refused."""
+
+    job: RepairJob
+    plan: RepairPlan
+
+
+class _Submit(Protocol):
+    def __call__(self, job: RepairJob, *, plan: RepairPlan | None, stream: ResultStream) -> Awaitable[object]: ...
+
+
+class ResultStream(AsyncIterator[RepairResult]):
+    """Results in order of completion.
+
+    Invariant: `_outstanding` jobs were accepted and their results not yet taken; it never exceeds the window.
+    """
+
+    def __init__(
+        self, jobs: JobSource, limits: Limits, *, submit: _Submit, withdraw: Callable[[Ticket], object]
+    ) -> None:
+        self._jobs = jobs
+        self._limits = limits
+        self._submit_job = submit
+        self._withdraw_ticket = withdraw
+        self._live: set[Ticket] = set()
+        self._ready: deque[RepairResult] = deque()
+        self._outstanding = 0
+        self._fed = False
+        self._failure: BaseException | None = None
+        self._wake_reader = trio.Event()
+        self._wake_feeder = trio.Event()
+
+    @property
+    def _window(self) -> int:
+        # Twice the slots: as many waiting as running, so that a slot that falls free never waits for the source.
+        limits = self._limits
+        return min(2 * limits.max_concurrent_jobs, limits.max_concurrent_jobs + limits.max_queued_jobs)
+
+    async def feed(self) -> None:
+        """Pull jobs as slots free up. An error of the source is raised to the reader, after the results so far."""
+        try:
+            if isinstance(self._jobs, AsyncIterable):
+                async for item in self._jobs:
+                    await self._submit(item)
+            else:
+                for item in self._jobs:
+                    await self._submit(item)
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._fed = True
+            self._wake_reader.set()
+
+    async def _submit(self, item: RepairJob | PlannedJob) -> None:
+        while self._outstanding >= self._window:
+            self._wake_feeder = trio.Event()
+            await self._wake_feeder.wait()
+        job, plan = (item.job, item.plan) if isinstance(item, PlannedJob) else (item, None)
+        await self._submit_job(job, plan=plan, stream=self)
+
+    def accepted(self, ticket: Ticket) -> None:
+        """Called by the engine in the same step as it accepts a job of this stream."""
+        self._outstanding += 1
+        self._live.add(ticket)
+
+    def settled(self, ticket: Ticket) -> None:
+        """Called by the engine in the same step as it settles the job."""
+        self._live.discard(ticket)
+        assert ticket.result is not None
+        self._ready.append(ticket.result)
+        self._wake_reader.set()
+
+    def withdraw(self) -> None:
+        """Cancel every job that is not settled."""
+        for ticket in list(self._live):
+            self._withdraw_ticket(ticket)
+
+    def __aiter__(self) -> ResultStream:
+        return self
+
+    async def __anext__(self) -> RepairResult:
+        """The next result. **If cancelled:** no result is lost; the next call gives it."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._ready:
+            if self._fed and self._outstanding == 0:
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                raise StopAsyncIteration
+            self._wake_reader = trio.Event()
+            await self._wake_reader.wait()
+        result = self._ready.popleft()
+        self._outstanding -= 1
+        self._wake_feeder.set()
+        return result
