@@ -14,11 +14,12 @@ Layers, each importing only downward:
     1  seams        abc
     2  decisions    _divergence _planning _backoff _clock               pure, synchronous, without Trio
     3  mechanisms   _timetable _breaker _batching _progress _ticket _queue _active _limits _execution _streaming
-    4  engine       _engine _check
+    4  engine       _engine _check _merge
     5  edges        stores embedding instrumentation testing cli demo   they use the public surface only
 """
 
 from ._batching import StoreStatistics
+from ._check import ChangeCounts, Checking, CheckStatistics, check, count_changes
 from ._config import AutoRepairConfig
 from ._divergence import Divergence, DivergenceKind, Finding, diagnose, is_equal
 from ._engine import EngineStatistics, RepairExecutionEngine, RepairHandle, open_repair_engine
@@ -78,7 +79,10 @@ __all__ = [
     "ActiveRepair",
     "AutoRepairConfig",
     "CacheStep",
+    "ChangeCounts",
     "CheckIncomplete",
+    "CheckStatistics",
+    "Checking",
     "CircuitOpen",
     "ContentDefinition",
     "Divergence",
@@ -130,6 +134,8 @@ __all__ = [
     "Write",
     "WriteAnswer",
     "WriteStatus",
+    "check",
+    "count_changes",
     "diagnose",
     "is_equal",
     "open_repair_engine",

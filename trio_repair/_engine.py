@@ -39,11 +39,11 @@ from ._model import (
 from ._planning import Policy, RepairPlan
 from ._progress import untouched_receipt
 from ._queue import WorkQueue
-from ._streaming import ResultStream
+from ._streaming import JobSource, ResultStream
 from ._ticket import Choice, Entry, Mission, Ticket
 from ._timetable import Timetable
 from ._views import Fence
-from .abc import Instrument, JobSource, Stores
+from .abc import Instrument, Stores
 
 logger = logging.getLogger("trio_repair")
 

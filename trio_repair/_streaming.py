@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Protocol, TypeAlias
 
 import attrs
 import trio
@@ -13,7 +13,6 @@ from ._limits import Limits
 from ._model import RepairJob, RepairResult
 from ._planning import RepairPlan
 from ._ticket import Ticket
-from .abc import JobSource
 
 
 @attrs.frozen
@@ -22,6 +21,10 @@ class PlannedJob:
 
     job: RepairJob
     plan: RepairPlan
+
+
+JobSource: TypeAlias = Iterable[RepairJob | PlannedJob] | AsyncIterable[RepairJob | PlannedJob]
+"""Where `engine.run` takes its jobs from; it is pulled as slots free up."""
 
 
 class _Submit(Protocol):

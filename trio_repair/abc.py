@@ -6,7 +6,7 @@ holds a store to every sentence below.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -14,7 +14,7 @@ import attrs
 
 from ._errors import StoreError
 from ._events import EngineEvent
-from ._model import Document, RepairJob
+from ._model import Document
 from ._views import (
     Observation,
     Prepared,
@@ -25,13 +25,10 @@ from ._views import (
     WriteAnswer,
 )
 
-__all__ = ["Chunk", "Chunker", "Embedder", "Instrument", "JobSource", "ScanPage", "Store", "Stores"]
+__all__ = ["Chunk", "Chunker", "Embedder", "Instrument", "ScanPage", "Store", "Stores"]
 
 ScanPage: TypeAlias = Sequence[tuple[str, Observation]]
 """Consecutive documents of a scan, in ascending order of doc_id."""
-
-JobSource: TypeAlias = Iterable[RepairJob] | AsyncIterable[RepairJob]
-"""Where `engine.run` takes its jobs from; it is pulled as slots free up."""
 
 
 @runtime_checkable

@@ -1,0 +1,34 @@
+"""List the benchmarks, or run one: ``python -m benchmarks [NAME [OPTION ...]]``."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+import benchmarks
+
+
+def names() -> list[str]:
+    """Every benchmark of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_"))
+
+
+def main(arguments: list[str]) -> int:
+    """Dispatch; returns the exit status."""
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print("usage: python -m benchmarks NAME [OPTION ...]   (NAME --help for its options)\n")
+        for name in names():
+            claim = (importlib.import_module(f"benchmarks.{name}").__doc__ or "").splitlines()[0]
+            print(f"  {name:14} {claim}")
+        return 0
+    name, *rest = arguments
+    if name not in names():
+        print(f"benchmarks: there is no {name!r}; there are: {', '.join(names())}", file=sys.stderr)
+        return 2
+    importlib.import_module(f"benchmarks.{name}").main(rest)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
