@@ -21,7 +21,7 @@ class DivergenceKind(enum.Enum):
     """What is wrong with one store's copy of a document."""
 
     MISSING = "missing"
-    """A critical store lacks what the text store, or both text and history, say it should hold."""
+    """The vector store lacks a document that the text store holds."""
     STALE = "stale"
     """It holds a lower version (or tombstone), or an unnumbered one where the other is numbered."""
     ORPHAN = "orphan"

@@ -1,7 +1,7 @@
 """What is to be done about one document: pure decisions, and the only place where they are taken.
 
 An undecidable case is never decided; absence is never guessed from a store that was not observed; no version number
-is made up. The table in `docs/guarantees.md` is this module in prose.
+is made up. `tests/test_planning.py` spells the cases out as a table.
 """
 
 from __future__ import annotations
