@@ -7,6 +7,7 @@ a store and its caller; `RecordingInstrument` remembers what an engine did. Hypo
 
 from __future__ import annotations
 
+from ._contract import PROMISES, ContractBroken, check_store
 from ._doubles import (
     SEED_LATENCIES,
     RecordingInstrument,
@@ -14,16 +15,20 @@ from ._doubles import (
     make_document,
     seed_stores,
 )
-from ._faults import DriverFault, Fault, FaultKind, FaultyStore, write_newer
+from ._faults import DriverFault, Fault, FaultKind
+from ._faulty_store import FaultyStore, write_newer
 
 __all__ = [
+    "PROMISES",
     "SEED_LATENCIES",
+    "ContractBroken",
     "DriverFault",
     "Fault",
     "FaultKind",
     "FaultyStore",
     "RecordingInstrument",
     "SimulatedStore",
+    "check_store",
     "make_document",
     "seed_stores",
     "write_newer",

@@ -1,0 +1,107 @@
+"""`check_store`: hold a store to every sentence of `trio_repair.abc.Store`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+from typing import Final
+
+import trio
+
+from trio_repair._errors import InvalidValue
+from trio_repair._model import ContentDefinition
+from trio_repair.abc import Store
+
+from ._promises_content import CONTENT
+from ._promises_fence import FENCE
+from ._promises_scan import SCAN
+from ._subject import Breach, Promise, Subject
+
+__all__ = ["PROMISES", "ContractBroken", "check_store"]
+
+_ALL: Final = (*CONTENT, *FENCE, *SCAN)
+
+PROMISES: Final[Mapping[str, str]] = MappingProxyType({one.name: one.sentence for one in _ALL})
+"""What `check_store` checks, in this order: a sentence for each name."""
+
+
+class ContractBroken(AssertionError):
+    """A store does not keep its contract. The message has a line for each broken promise.
+
+    Attributes:
+        breaches: what was seen, by name of the promise (see `PROMISES`).
+    """
+
+    def __init__(self, breaches: Mapping[str, str]) -> None:
+        lines = [f"{name}: {detail} (promised: {PROMISES[name]})" for name, detail in breaches.items()]
+        super().__init__("\n".join(lines))
+        self.breaches = dict(breaches)
+
+
+async def check_store(
+    factory: Callable[[], AbstractAsyncContextManager[Store]],
+    *,
+    content: ContentDefinition | None = None,
+    only: Collection[str] | None = None,
+    timeout: float = 60.0,  # noqa: ASYNC109 - a bound on each promise, part of what is checked
+) -> None:
+    """Hold the stores that `factory` opens to the contract, all promises, and report every one that is broken.
+
+    ::
+
+        async def test_contract(tmp_path):
+            names = itertools.count()
+            await check_store(lambda: open_my_store(tmp_path / str(next(names))))
+
+    It runs on the real clock or on a MockClock (unless the store uses threads), and decides what to expect from the
+    store's traits alone: a weak fence is not raced, a store that keeps no tombstones must forget deleted documents.
+
+    Args:
+        factory: opens an *empty* store, a new one each time; called once for each promise.
+        content: what a document's digest covers in these stores; None: the text alone.
+        only: names of promises to check (see `PROMISES`); None: all.
+        timeout: seconds that one promise may take; a store that hangs breaks it.
+
+    Raises:
+        ContractBroken: a promise is broken; all that are, are named.
+        InvalidValue: `only` names a promise that does not exist.
+
+    **If cancelled:** the store that is open is left through its context manager.
+    """
+    unknown = set() if only is None else set(only) - set(PROMISES)
+    if unknown:
+        raise InvalidValue("only", f"there is no promise {', '.join(sorted(unknown))}; see PROMISES")
+    chosen = [one for one in _ALL if only is None or one.name in only]
+    definition = ContentDefinition() if content is None else content
+    breaches: dict[str, str] = {}
+    first: Exception | None = None
+    for one in chosen:
+        try:
+            await _check(one, factory, definition, timeout)
+        except Exception as error:
+            cause = _innermost(error)
+            if isinstance(cause, Breach):
+                breaches.setdefault(one.name if cause.promise is None else cause.promise, cause.detail)
+            else:
+                breaches.setdefault(one.name, f"{type(cause).__name__} was raised: {cause}")
+            first = cause if first is None else first
+    if breaches:
+        raise ContractBroken(breaches) from first
+
+
+async def _check(
+    one: Promise, factory: Callable[[], AbstractAsyncContextManager[Store]], content: ContentDefinition, seconds: float
+) -> None:
+    with trio.move_on_after(seconds) as scope:
+        async with factory() as store:
+            await one.check(Subject.of(store, content))
+    if scope.cancelled_caught:
+        raise Breach(f"no end within {seconds:g} s")
+
+
+def _innermost(error: Exception) -> Exception:
+    """A task's own exception, out of the groups that nurseries wrap around it."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

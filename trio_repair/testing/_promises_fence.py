@@ -1,0 +1,225 @@
+"""What is promised about tokens, the fence, and calls that are cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+from trio_repair._model import Document
+from trio_repair._views import Fence, Presence, Removal, Write, WriteAnswer, WriteStatus
+
+from ._subject import Promise, Subject, broken, promise, require
+
+FENCE: Final[list[Promise]] = []
+
+
+@promise(FENCE, "token-moves", "Every landed write gives the document a token that it never had before.")
+async def _token_moves(subject: Subject) -> None:
+    seen = {(await subject.look("a")).token}
+    steps = (
+        subject.document("a", "one", number=1),
+        subject.document("a", "two", number=2),
+        subject.document("a", "two", number=3),
+        subject.document("a", "two", number=3, metadata={"changed": True}),
+        subject.document("a", "one", number=1),
+        subject.document("a", "one", number=1),
+        Document.tombstone("a", number=4),
+        subject.document("a", "one", number=1),
+    )
+    for index, step in enumerate(steps, 1):
+        (landed,) = await subject.put(step)
+        if landed.presence is Presence.ABSENT:
+            continue  # deleted by a store that keeps no tombstones: absence has no history
+        require(landed.token not in seen, f"write {index} of {len(steps)} gave a token that was there before")
+        seen.add(landed.token)
+
+
+@promise(FENCE, "token-stable", "Looking, refused writes, and writes of other documents leave a token as it is.")
+async def _token_stable(subject: Subject) -> None:
+    await subject.put(subject.document("a", "text"), subject.document("b", "text"))
+    before = await subject.observe("a", "missing")
+    await subject.put(subject.document("b", "changed", number=2), subject.document("c", "new"))
+    await subject.take_away("c")
+    await subject.put(Document.tombstone("b", number=3))
+    for doc_id in ("a", "missing"):
+        await subject.put_over(subject.document(doc_id, "refused", number=9), "no such token")
+    await subject.read_raw(["a", "missing"])
+    require(before == await subject.observe("a", "missing"), "observe shows another state of a document left alone")
+    scanned = dict(await subject.scan())
+    require(scanned.get("a") == before[0], "scan and observe show different states of one document")
+
+
+@promise(FENCE, "stale-refused", "A write or removal on a token that no longer holds is REFUSED and changes nothing.")
+async def _stale_refused(subject: Subject) -> None:
+    (first,) = await subject.put(subject.document("a", "first"))
+    held = subject.document("a", "second", number=2)
+    (second,) = await subject.put(held)
+    absent = (await subject.look("missing")).token
+    for token in (first.token, absent, "no such token", ""):
+        for name, act in (
+            ("write", lambda token=token: subject.put_over(subject.document("a", "stale", number=9), token)),
+            ("delete", lambda token=token: subject.put_over(Document.tombstone("a", number=9), token)),
+            ("removal", lambda token=token: _remove(subject, "a", token)),
+        ):
+            answer: WriteAnswer = await act()  # type: ignore[no-untyped-call]
+            require(answer.status is WriteStatus.REFUSED, f"a {name} on a token that does not hold was {answer.status}")
+            require(answer.observation == second, f"a refused {name} does not show what is held")
+            require(await subject.look("a") == second, f"a refused {name} changed what observe shows")
+    await subject.require_held(held)
+    answer = await subject.put_over(subject.document("missing", "created"), second.token)
+    require(answer.status is WriteStatus.REFUSED, f"a write over nothing, on another's token, was {answer.status}")
+    require((await subject.look("missing")).presence is Presence.ABSENT, "a refused write created a document")
+
+
+@promise(FENCE, "refused-alone", "In one call, the writes on tokens that hold land, and only the others are refused.")
+async def _refused_alone(subject: Subject) -> None:
+    old = {doc_id: subject.document(doc_id, "old") for doc_id in "abcd"}
+    await subject.put(*old.values())
+    new = {doc_id: subject.document(doc_id, f"new {doc_id}", number=2) for doc_id in "abcd"}
+    tokens = {doc_id: one.token for doc_id, one in zip("abcd", await subject.observe(*"abcd"), strict=True)}
+    tokens["c"] = "no such token"
+    prepared = await subject.prepare(*new.values())
+    answers = await subject.write(*(Write(prepared=one, token=tokens[one.document.doc_id]) for one in prepared))
+    landed = [answer.status is WriteStatus.LANDED for answer in answers]
+    require(landed == [True, True, False, True], f"with the third token stale, LANDED was {landed}")
+    await subject.require_held(new["a"], new["b"], old["c"], new["d"])
+
+
+@promise(FENCE, "no-aba", "A token does not come back to life when the same content is deleted and written again.")
+async def _no_aba(subject: Subject) -> None:
+    document = subject.document("a", "the same content", number=1)
+
+    async def by_removal() -> None:
+        await subject.take_away("a")
+
+    async def by_tombstone() -> None:
+        await subject.put(Document.tombstone("a", number=2))
+
+    async def by_tombstone_and_purge() -> None:
+        await by_tombstone()
+        await by_removal()
+
+    async def by_other_content() -> None:
+        await subject.put(subject.document("a", "other content", number=1))
+
+    for way in (by_removal, by_tombstone, by_tombstone_and_purge, by_other_content):
+        (old,) = await subject.put(document)
+        await way()
+        (now,) = await subject.put(document)
+        name = way.__name__.replace("_", " ")
+        answer = await subject.put_over(subject.document("a", "stale", number=9), old.token)
+        require(answer.status is WriteStatus.REFUSED, f"recreated {name}, a token from before was {answer.status}")
+        answer = await _remove(subject, "a", old.token)
+        require(answer.status is WriteStatus.REFUSED, f"recreated {name}, a removal from before was {answer.status}")
+        require(now == await subject.look("a"), f"recreated {name}, the document changed by refused calls")
+
+
+@promise(FENCE, "one-creator", "Of two writes that saw the document absent, one lands.")
+async def _one_creator(subject: Subject) -> None:
+    absent = (await subject.look("a")).token
+    first = subject.document("a", "first")
+    answers = [await subject.put_over(first, absent), await subject.put_over(subject.document("a", "second"), absent)]
+    statuses = [answer.status for answer in answers]
+    require(statuses == [WriteStatus.LANDED, WriteStatus.REFUSED], f"they were {statuses}")
+    await subject.require_held(first)
+
+
+@promise(FENCE, "one-winner", "Of many writers at once on one token, exactly one lands (strong fence).")
+async def _one_winner(subject: Subject) -> None:
+    if subject.traits.fence is not Fence.STRONG:
+        return
+    writers = 8
+    for number in range(10):
+        token = (await subject.look("a")).token
+        documents = [
+            subject.document("a", f"round {number}, writer {index}", number=number) for index in range(writers)
+        ]
+        prepared = [(await subject.prepare(document))[0] for document in documents]
+        writes = [Write(prepared=one, token=token) for one in prepared]
+        answers = await subject.together([lambda write=write: subject.write(write) for write in writes])  # type: ignore[misc]
+        landed = [index for index, (answer,) in enumerate(answers) if answer.status is WriteStatus.LANDED]
+        if len(landed) != 1:
+            broken(f"of {writers} writers on one token, {len(landed)} landed")
+        await subject.require_held(documents[landed[0]])
+
+
+@promise(FENCE, "no-lost-update", "Writers that look again when refused lose nothing of each other's (strong fence).")
+async def _no_lost_update(subject: Subject) -> None:
+    if subject.traits.fence is not Fence.STRONG:
+        return
+    writers, rounds = 6, 5
+
+    async def count_up() -> None:
+        for _ in range(rounds):
+            while True:
+                seen = await subject.look("a")
+                number = 0 if seen.version is None or seen.version.number is None else seen.version.number
+                answer = await subject.put_over(
+                    subject.document("a", f"count {number + 1}", number=number + 1), seen.token
+                )
+                if answer.status is WriteStatus.LANDED:
+                    break
+
+    await subject.together([count_up] * writers)
+    await subject.require_held(subject.document("a", f"count {writers * rounds}", number=writers * rounds))
+
+
+@promise(FENCE, "cancelled-whole", "A cancelled call leaves each document as it was or as it was to be, and stays so.")
+async def _cancelled_whole(subject: Subject) -> None:
+    ids = [f"document {index}" for index in range(4)]
+
+    def version(number: int) -> list[Document]:
+        return [subject.document(doc_id, f"{doc_id} {number} " * 400, number=number) for doc_id in ids]
+
+    started = trio.current_time()
+    await subject.put(*version(0))
+    took = trio.current_time() - started
+    # After some checkpoints, for stores in this thread; after parts of the time that it takes, for all others.
+    cuts: list[tuple[int, float]] = [(checkpoints, 0.0) for checkpoints in range(8)]
+    cuts += [(0, took * part / 8) for part in range(1, 9)]
+    held = version(0)
+    for number, (checkpoints, seconds) in enumerate(cuts, 1):
+        meant = version(number)
+        prepared = await subject.prepare(*meant)
+        seen = await subject.observe(*ids)
+        writes = [Write(prepared=one, token=look.token) for one, look in zip(prepared, seen, strict=True)]
+        await _cut_short(lambda writes=writes: subject.write(*writes), checkpoints, seconds)  # type: ignore[misc]
+        after = await subject.observe(*ids)
+        for index, look in enumerate(after):
+            if look != seen[index]:
+                held[index] = meant[index]
+        await subject.require_held(*held)
+        for act in (
+            lambda: subject.observe_raw(ids),
+            lambda: subject.read_raw(ids),
+            lambda meant=meant: subject.prepare_raw(meant),
+        ):
+            await _cut_short(act, checkpoints, seconds)
+        require(after == await subject.observe(*ids), "something changed after a cancelled call had ended")
+    removals = [Removal(doc_id=doc_id, token=look.token) for doc_id, look in zip(ids, after, strict=True)]
+    await _cut_short(lambda: subject.remove(*removals), 1, 0.0)
+    left = await subject.observe(*ids)
+    kept = [document for document, look in zip(held, left, strict=True) if look.presence is Presence.LIVE]
+    await subject.require_held(*kept)
+
+
+async def _cut_short(act: Callable[[], Awaitable[Any]], checkpoints: int, seconds: float) -> None:
+    """Run `act`, and cancel it after so many checkpoints and then so many seconds, if it still runs."""
+
+    async def cancel_later(scope: trio.CancelScope) -> None:
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        if seconds > 0:
+            await trio.sleep(seconds)
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel_later, nursery.cancel_scope)
+        await act()
+        nursery.cancel_scope.cancel()
+
+
+async def _remove(subject: Subject, doc_id: str, token: str) -> WriteAnswer:
+    return (await subject.remove(Removal(doc_id=doc_id, token=token)))[0]
