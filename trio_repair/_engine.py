@@ -39,7 +39,7 @@ from ._model import (
 from ._planning import Policy, RepairPlan
 from ._progress import untouched_receipt
 from ._queue import WorkQueue
-from ._streaming import JobSource, ResultStream
+from ._streaming import JobSource, PlannedJob, ResultStream
 from ._ticket import Choice, Entry, Mission, Ticket
 from ._timetable import Timetable
 from ._views import Fence
@@ -170,12 +170,7 @@ class RepairExecutionEngine:
 
         **If cancelled:** the job is withdrawn, and its repair is cancelled if no other job waits for it.
         """
-        handle = await self.submit(job)
-        try:
-            return await handle.wait()
-        except trio.Cancelled:
-            handle.cancel()
-            raise
+        return await self._wait_or_withdraw(await self.submit(job))
 
     async def submit(self, job: RepairJob, *, plan: RepairPlan | None = None) -> RepairHandle:
         """Accept a job, waiting while the queue is full.
@@ -192,16 +187,18 @@ class RepairExecutionEngine:
         **If cancelled:** the job was not accepted.
         """
         await trio.lowlevel.checkpoint()
-        return await self._submit(job, plan=plan)
+        return await self._submit(job, _mission(job, plan))
 
-    async def _submit(
-        self, job: RepairJob, *, plan: RepairPlan | None = None, stream: ResultStream | None = None
-    ) -> RepairHandle:
+    async def _submit(self, job: RepairJob, mission: Mission, stream: ResultStream | None = None) -> RepairHandle:
         while True:
             try:
-                return self._accept(job, _mission(job, plan), stream)
+                return self._accept(job, mission, stream)
             except trio.WouldBlock:
                 await self._room.wait()
+
+    async def _feed(self, item: RepairJob | PlannedJob, stream: ResultStream) -> None:
+        job, plan = (item.job, item.plan) if isinstance(item, PlannedJob) else (item, None)
+        await self._submit(job, _mission(job, plan), stream)
 
     def submit_nowait(self, job: RepairJob, *, plan: RepairPlan | None = None) -> RepairHandle:
         """Accept a job now.
@@ -229,7 +226,7 @@ class RepairExecutionEngine:
 
         **If left early or cancelled:** jobs whose result was not taken are withdrawn.
         """
-        stream = ResultStream(jobs, self._limits, submit=self._submit, withdraw=self._withdraw)
+        stream = ResultStream(jobs, self._limits, submit=self._feed, withdraw=self._withdraw)
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.feed)
@@ -280,12 +277,10 @@ class RepairExecutionEngine:
         )
         mission = Mission(strategy=job.strategy, choice=choice, expected=expected)
         await trio.lowlevel.checkpoint()
-        while True:
-            try:
-                handle = self._accept(job, mission, None)
-                break
-            except trio.WouldBlock:
-                await self._room.wait()
+        return await self._wait_or_withdraw(await self._submit(job, mission))
+
+    @staticmethod
+    async def _wait_or_withdraw(handle: RepairHandle) -> RepairResult:
         try:
             return await handle.wait()
         except trio.Cancelled:
@@ -298,7 +293,8 @@ class RepairExecutionEngine:
         if job.id in self._tickets:
             raise DuplicateJob(job.id)
         if len(self._queue) >= self._limits.max_queued_jobs:
-            self._room = trio.Event()
+            if self._room.is_set():
+                self._room = trio.Event()
             raise trio.WouldBlock
         now = trio.current_time()
         deadline = None if job.deadline is None else now + (job.deadline - utc_now()).total_seconds()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from typing import Protocol, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from typing import TypeAlias
 
 import attrs
 import trio
@@ -23,12 +24,10 @@ class PlannedJob:
     plan: RepairPlan
 
 
-JobSource: TypeAlias = Iterable[RepairJob | PlannedJob] | AsyncIterable[RepairJob | PlannedJob]
+_Item: TypeAlias = RepairJob | PlannedJob
+
+JobSource: TypeAlias = Iterable[_Item] | AsyncIterable[_Item]
 """Where `engine.run` takes its jobs from; it is pulled as slots free up."""
-
-
-class _Submit(Protocol):
-    def __call__(self, job: RepairJob, *, plan: RepairPlan | None, stream: ResultStream) -> Awaitable[object]: ...
 
 
 class ResultStream(AsyncIterator[RepairResult]):
@@ -38,7 +37,12 @@ class ResultStream(AsyncIterator[RepairResult]):
     """
 
     def __init__(
-        self, jobs: JobSource, limits: Limits, *, submit: _Submit, withdraw: Callable[[Ticket], object]
+        self,
+        jobs: JobSource,
+        limits: Limits,
+        *,
+        submit: Callable[[_Item, ResultStream], Awaitable[None]],
+        withdraw: Callable[[Ticket], object],
     ) -> None:
         self._jobs = jobs
         self._limits = limits
@@ -61,7 +65,12 @@ class ResultStream(AsyncIterator[RepairResult]):
     async def feed(self) -> None:
         """Pull jobs as slots free up. An error of the source is raised to the reader, after the results so far."""
         try:
-            if isinstance(self._jobs, AsyncIterable):
+            if isinstance(self._jobs, AsyncGenerator):
+                # Closed here and now: it may hold scans open, which must not wait for the garbage collector.
+                async with aclosing(self._jobs) as items:
+                    async for item in items:
+                        await self._submit(item)
+            elif isinstance(self._jobs, AsyncIterable):
                 async for item in self._jobs:
                     await self._submit(item)
             else:
@@ -73,12 +82,12 @@ class ResultStream(AsyncIterator[RepairResult]):
             self._fed = True
             self._wake_reader.set()
 
-    async def _submit(self, item: RepairJob | PlannedJob) -> None:
+    async def _submit(self, item: _Item) -> None:
         while self._outstanding >= self._window:
-            self._wake_feeder = trio.Event()
+            if self._wake_feeder.is_set():
+                self._wake_feeder = trio.Event()
             await self._wake_feeder.wait()
-        job, plan = (item.job, item.plan) if isinstance(item, PlannedJob) else (item, None)
-        await self._submit_job(job, plan=plan, stream=self)
+        await self._submit_job(item, self)
 
     def accepted(self, ticket: Ticket) -> None:
         """Called by the engine in the same step as it accepts a job of this stream."""
@@ -110,7 +119,8 @@ class ResultStream(AsyncIterator[RepairResult]):
                     raise failure
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 raise StopAsyncIteration
-            self._wake_reader = trio.Event()
+            if self._wake_reader.is_set():
+                self._wake_reader = trio.Event()
             await self._wake_reader.wait()
         result = self._ready.popleft()
         self._outstanding -= 1
