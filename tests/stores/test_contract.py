@@ -11,8 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_repair._model import ContentDefinition
-from trio_repair._views import EmbeddingIdentity, Fence
+from trio_repair import ContentDefinition, EmbeddingIdentity, Fence
 from trio_repair.abc import Store
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import PROMISES, FaultyStore, SimulatedStore, check_store

@@ -8,10 +8,17 @@ import sys
 import pytest
 import trio
 
-from trio_repair._errors import InvalidValue
-from trio_repair._events import EngineEvent, EventKind
-from trio_repair._model import ContentDefinition, RepairOutcome, RepairResult
-from trio_repair._views import Prepared, Write, WriteStatus
+from trio_repair import (
+    ContentDefinition,
+    EngineEvent,
+    EventKind,
+    InvalidValue,
+    Prepared,
+    RepairOutcome,
+    RepairResult,
+    Write,
+    WriteStatus,
+)
 from trio_repair.abc import Instrument, Store
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import SEED_LATENCIES, RecordingInstrument, SimulatedStore, make_document, seed_stores
@@ -23,7 +30,7 @@ def test_made_documents_have_true_digests() -> None:
     document = make_document("a", "text", number=3, metadata={"title": "t"}, content=both)
     assert both.digest("text", {"title": "t"}) == document.version.digest
     assert make_document("a", "text").version.digest != document.version.digest
-    assert 3 == document.version.number
+    assert document.version.number == 3
 
 
 @pytest.mark.parametrize("name", ["text", "vector", "cache"])
@@ -35,7 +42,7 @@ async def test_seed_latencies(name: str, autojump_clock: trio.testing.MockClock)
     (prepared,) = await store.prepare([make_document("a", "text")])
     assert isinstance(prepared, Prepared)
     await store.observe(["a"])
-    assert 0 == trio.current_time() - start
+    assert trio.current_time() - start == 0
     (answer,) = await store.write([Write(prepared=prepared, token="absent")])
     assert WriteStatus.LANDED is answer.status
     assert {"text": 0.150, "vector": 0.100, "cache": 0.050}[name] == pytest.approx(trio.current_time() - start)
@@ -51,7 +58,7 @@ async def test_cancelled_while_time_passes_has_no_effect(autojump_clock: trio.te
     with trio.move_on_after(0.5) as scope:
         await store.write([Write(prepared=prepared, token="absent")])
     assert scope.cancelled_caught
-    assert {} == inner.documents()
+    assert inner.documents() == {}
 
 
 async def test_scan_pages_take_time(autojump_clock: trio.testing.MockClock) -> None:
@@ -61,11 +68,11 @@ async def test_scan_pages_take_time(autojump_clock: trio.testing.MockClock) -> N
     store = SimulatedStore(inner, {"scan": 2.0})
     start = trio.current_time()
     async with store.open_scan() as pages:
-        assert [["a"]] == [[doc_id for doc_id, _ in page] async for page in pages]
-    assert 4.0 == trio.current_time() - start
-    assert 1 == await store.count()
-    assert 1 == len(await store.read(["a"]))
-    assert [] == list(await store.remove([]))
+        assert [[doc_id for doc_id, _ in page] async for page in pages] == [["a"]]
+    assert trio.current_time() - start == 4.0
+    assert await store.count() == 1
+    assert len(await store.read(["a"])) == 1
+    assert list(await store.remove([])) == []
     await store.aclose()
 
 
@@ -87,7 +94,7 @@ def test_recording_instrument_remembers() -> None:
     for event in (started, settled):
         instrument.on_event(event)
     assert [started, settled] == instrument.events
-    assert [EventKind.STARTED, EventKind.SETTLED] == instrument.kinds
+    assert instrument.kinds == [EventKind.STARTED, EventKind.SETTLED]
     assert [result] == instrument.results
     assert [settled] == instrument.of(EventKind.SETTLED, EventKind.RETRY)
 
@@ -95,4 +102,4 @@ def test_recording_instrument_remembers() -> None:
 def test_testing_does_not_import_hypothesis() -> None:
     """`trio_repair.testing` can be used where no test framework is installed."""
     code = "import sys, trio_repair.testing; sys.exit(bool({'hypothesis', 'pytest'} & set(sys.modules)))"
-    assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

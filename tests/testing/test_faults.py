@@ -10,9 +10,18 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from trio_repair._errors import InvalidValue, StoreRejected, StoreUnavailable
-from trio_repair._model import Document
-from trio_repair._views import Observation, Prepared, Removal, StoredDocument, Write, WriteStatus
+from trio_repair import (
+    Document,
+    InvalidValue,
+    Observation,
+    Prepared,
+    Removal,
+    StoredDocument,
+    StoreRejected,
+    StoreUnavailable,
+    Write,
+    WriteStatus,
+)
 from trio_repair.abc import Store
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import DriverFault, Fault, FaultKind, FaultyStore, make_document
@@ -53,8 +62,8 @@ async def call_each(store: Store, inner: MemoryStore) -> None:
     removal = Removal(doc_id="d", token=inner.observe_nowait("d").token)
     assert WriteStatus.LANDED is (await store.remove([removal]))[0].status
     async with store.open_scan() as pages:
-        assert ["a", "b", "c"] == [doc_id async for page in pages for doc_id, _ in page]
-    assert 3 == await store.count()
+        assert [doc_id async for page in pages for doc_id, _ in page] == ["a", "b", "c"]
+    assert await store.count() == 3
 
 
 async def test_without_faults_it_is_the_store_inside() -> None:
@@ -65,7 +74,7 @@ async def test_without_faults_it_is_the_store_inside() -> None:
     assert inner.traits == store.traits
     await call_each(store, inner)
     await store.aclose()
-    assert {} == dict(store.injected)
+    assert dict(store.injected) == {}
     with pytest.raises(StoreUnavailable):
         await inner.count()
 
@@ -78,10 +87,10 @@ async def test_unavailable_has_no_effect() -> None:
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="text store"):
             await store.write(writes)
-        assert OLD == texts(inner)
+        assert texts(inner) == OLD
     await store.write(writes)
-    assert NEW == texts(inner)
-    assert {FaultKind.UNAVAILABLE: 2} == dict(store.injected)
+    assert texts(inner) == NEW
+    assert dict(store.injected) == {FaultKind.UNAVAILABLE: 2}
 
 
 async def test_late_error_has_its_effect() -> None:
@@ -90,8 +99,8 @@ async def test_late_error_has_its_effect() -> None:
     store = FaultyStore(inner, [Fault(FaultKind.LATE_ERROR, "write")])
     with pytest.raises(StoreUnavailable):
         await store.write(await planned_writes(inner))
-    assert NEW == texts(inner)
-    assert 1 == store.injected[FaultKind.LATE_ERROR]
+    assert texts(inner) == NEW
+    assert store.injected[FaultKind.LATE_ERROR] == 1
 
 
 async def test_driver_error_is_not_translated() -> None:
@@ -100,7 +109,7 @@ async def test_driver_error_is_not_translated() -> None:
     store = FaultyStore(inner, [Fault(FaultKind.DRIVER_ERROR)])
     with pytest.raises(DriverFault):
         await store.write(await planned_writes(inner))
-    assert OLD == texts(inner)
+    assert texts(inner) == OLD
 
 
 @pytest.mark.parametrize(("kind", "after"), [(FaultKind.ACK_LOST, NEW), (FaultKind.REQUEST_LOST, OLD)])
@@ -109,8 +118,8 @@ async def test_unknown_with_and_without_effect(kind: FaultKind, after: dict[str,
     inner = filled()
     store = FaultyStore(inner, [Fault(kind)])
     answers = await store.write(await planned_writes(inner))
-    assert [WriteStatus.UNKNOWN] * 3 == [answer.status for answer in answers]
-    assert ["a", "b", "c"] == [answer.error.doc_id for answer in answers if answer.error is not None]
+    assert [answer.status for answer in answers] == [WriteStatus.UNKNOWN] * 3
+    assert [answer.error.doc_id for answer in answers if answer.error is not None] == ["a", "b", "c"]
     assert after == texts(inner)
     assert {kind: 1} == dict(store.injected)
 
@@ -119,14 +128,14 @@ async def test_rejected_concerns_one_document() -> None:
     """REJECTED refuses the named document and serves the others, in order."""
     inner = filled()
     store = FaultyStore(inner, [Fault(FaultKind.REJECTED, doc_id="b")])
-    assert [True, False, True] == [isinstance(one, Observation) for one in await store.observe(["a", "b", "c"])]
+    assert [isinstance(one, Observation) for one in await store.observe(["a", "b", "c"])] == [True, False, True]
     read = await store.read(["c", "b", "a"])
     assert isinstance(read[1], StoreRejected)
     held = [one.document for one in read if isinstance(one, StoredDocument)]
-    assert ["c", "a"] == [document.doc_id for document in held if document is not None]
+    assert [document.doc_id for document in held if document is not None] == ["c", "a"]
     answers = await store.write(await planned_writes(inner))
-    assert [WriteStatus.LANDED, WriteStatus.REJECTED, WriteStatus.LANDED] == [answer.status for answer in answers]
-    assert NEW | {"b": "text of b"} == texts(inner)
+    assert [answer.status for answer in answers] == [WriteStatus.LANDED, WriteStatus.REJECTED, WriteStatus.LANDED]
+    assert texts(inner) == NEW | {"b": "text of b"}
 
 
 async def test_document_unavailable_picks_one_of_a_batch() -> None:
@@ -140,10 +149,10 @@ async def test_document_unavailable_picks_one_of_a_batch() -> None:
         struck.add(error.doc_id)
     assert {"a", "b", "c"} == struck
     verdicts = await store.write(await planned_writes(inner))
-    assert [WriteStatus.LANDED] * 2 + [WriteStatus.UNKNOWN] == sorted(
-        (verdict.status for verdict in verdicts), key=lambda status: status.value
-    )
-    assert 1 == sum(text != "new" for text in texts(inner).values())
+    assert sorted((verdict.status for verdict in verdicts), key=lambda status: status.value) == [
+        WriteStatus.LANDED
+    ] * 2 + [WriteStatus.UNKNOWN]
+    assert sum(text != "new" for text in texts(inner).values()) == 1
 
 
 async def test_latency_passes_on_trios_clock(autojump_clock: trio.testing.MockClock) -> None:
@@ -153,8 +162,8 @@ async def test_latency_passes_on_trios_clock(autojump_clock: trio.testing.MockCl
     start = trio.current_time()
     await call_each(store, inner)
     # Six calls, and a scan of one page: opened, page, end.
-    assert 9 * 5.0 == trio.current_time() - start
-    assert 9 == store.injected[FaultKind.LATENCY]
+    assert trio.current_time() - start == 9 * 5.0
+    assert store.injected[FaultKind.LATENCY] == 9
 
 
 @pytest.mark.parametrize(("kind", "after"), [(FaultKind.HANG, OLD), (FaultKind.HANG_AFTER, NEW)])
@@ -169,7 +178,7 @@ async def test_hang_lasts_for_ever_and_can_be_cancelled(
         await store.write(writes)
     assert scope.cancelled_caught
     assert after == texts(inner)
-    assert 0 == store.calls_under_way
+    assert store.calls_under_way == 0
 
 
 async def test_heal_lets_hanging_calls_go_on(autojump_clock: trio.testing.MockClock) -> None:
@@ -184,10 +193,10 @@ async def test_heal_lets_hanging_calls_go_on(autojump_clock: trio.testing.MockCl
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
         await trio.sleep(1)
-        assert 1 == store.calls_under_way
+        assert store.calls_under_way == 1
         store.heal()
-    assert [WriteStatus.LANDED] * 3 == statuses
-    assert 1 == len(await store.read(["a"]))
+    assert statuses == [WriteStatus.LANDED] * 3
+    assert len(await store.read(["a"])) == 1
 
 
 async def test_concurrent_write_comes_first() -> None:
@@ -196,9 +205,9 @@ async def test_concurrent_write_comes_first() -> None:
     store = FaultyStore(inner, [Fault(FaultKind.CONCURRENT_WRITE, "write", doc_id="b", times=1)])
     writes = await planned_writes(inner)
     answers = await store.write(writes)
-    assert [WriteStatus.LANDED, WriteStatus.REFUSED, WriteStatus.LANDED] == [answer.status for answer in answers]
+    assert [answer.status for answer in answers] == [WriteStatus.LANDED, WriteStatus.REFUSED, WriteStatus.LANDED]
     assert [inner.get_nowait("b")] == store.rival_writes
-    assert {FaultKind.CONCURRENT_WRITE: 1} == dict(store.injected)
+    assert dict(store.injected) == {FaultKind.CONCURRENT_WRITE: 1}
 
 
 async def test_concurrent_write_by_a_rival_of_ones_own() -> None:
@@ -217,7 +226,7 @@ async def test_concurrent_write_by_a_rival_of_ones_own() -> None:
         FaultyStore(inner, [Fault(FaultKind.UNAVAILABLE, "write")]), [Fault(FaultKind.CONCURRENT_WRITE, "observe")]
     )
     await refused.observe(["b"])
-    assert {} == dict(refused.injected)
+    assert dict(refused.injected) == {}
 
 
 async def test_swallowed_cancel_returns_although_cancelled(autojump_clock: trio.testing.MockClock) -> None:
@@ -229,11 +238,11 @@ async def test_swallowed_cancel_returns_although_cancelled(autojump_clock: trio.
     with trio.move_on_after(3) as scope:
         writes = await planned_writes(inner)
         statuses.extend(answer.status for answer in await store.write(writes))
-    assert [WriteStatus.LANDED] * 3 == statuses
-    assert 3 == trio.current_time() - start
+    assert statuses == [WriteStatus.LANDED] * 3
+    assert trio.current_time() - start == 3
     assert scope.cancel_called
     assert not scope.cancelled_caught
-    assert 1 == store.injected[FaultKind.SWALLOWED_CANCEL]
+    assert store.injected[FaultKind.SWALLOWED_CANCEL] == 1
 
 
 async def test_swallowed_cancel_needs_a_cancellation_to_count(autojump_clock: trio.testing.MockClock) -> None:
@@ -241,17 +250,17 @@ async def test_swallowed_cancel_needs_a_cancellation_to_count(autojump_clock: tr
     inner = filled()
     store = FaultyStore(inner, [Fault(FaultKind.SWALLOWED_CANCEL, "write", delay=1)])
     await store.write(await planned_writes(inner))
-    assert {} == dict(store.injected)
+    assert dict(store.injected) == {}
 
 
 async def test_wrong_length_drops_an_answer() -> None:
     """WRONG_LENGTH does the work and gives one answer too few; an empty batch has none to drop."""
     inner = filled()
     store = FaultyStore(inner, [Fault(FaultKind.WRONG_LENGTH)])
-    assert 2 == len(await store.write(await planned_writes(inner)))
-    assert NEW == texts(inner)
-    assert 0 == len(await store.observe([]))
-    assert 1 == store.injected[FaultKind.WRONG_LENGTH]
+    assert len(await store.write(await planned_writes(inner))) == 2
+    assert texts(inner) == NEW
+    assert len(await store.observe([])) == 0
+    assert store.injected[FaultKind.WRONG_LENGTH] == 1
 
 
 async def test_blocked_loop_stops_every_task() -> None:
@@ -262,8 +271,8 @@ async def test_blocked_loop_stops_every_task() -> None:
         nursery.start_soon(store.observe, ["a"])
         await trio.testing.wait_all_tasks_blocked()
         await trio.lowlevel.checkpoint()
-    assert 0.05 <= time.perf_counter() - start
-    assert 1 == store.injected[FaultKind.BLOCKED_LOOP]
+    assert time.perf_counter() - start >= 0.05
+    assert store.injected[FaultKind.BLOCKED_LOOP] == 1
 
 
 async def test_faults_strike_scans_and_counts() -> None:
@@ -312,9 +321,9 @@ async def test_calls_are_counted(autojump_clock: trio.testing.MockClock) -> None
         for _ in range(3):
             nursery.start_soon(store.observe, ["a", "b"])
     await store.count()
-    assert 3 == store.peak_calls
-    assert {"observe": 3, "count": 1} == dict(store.calls)
-    assert 6 == store.documents["observe"]
+    assert store.peak_calls == 3
+    assert dict(store.calls) == {"observe": 3, "count": 1}
+    assert store.documents["observe"] == 6
 
 
 def test_fault_that_cannot_strike_is_refused() -> None:

@@ -15,18 +15,22 @@ from typing import Final
 import attrs
 import trio
 
-from trio_repair._errors import InvalidValue, StoreError, StoreRejected, StoreUnavailable
-from trio_repair._model import ContentDefinition, Document, check_doc_id
-from trio_repair._views import (
+from trio_repair import (
     AbsentMeans,
+    ContentDefinition,
+    Document,
     EmbeddingIdentity,
     Fence,
+    InvalidValue,
     Observation,
     Prepared,
     Presence,
     Removal,
     StoredDocument,
+    StoreError,
+    StoreRejected,
     StoreTraits,
+    StoreUnavailable,
     Write,
     WriteAnswer,
     WriteStatus,
@@ -330,7 +334,6 @@ class MemoryStore:
         return WriteAnswer(status=WriteStatus.LANDED, observation=self._replace(doc_id, document))
 
     def _replace(self, doc_id: str, document: Document | None) -> Observation:
-        check_doc_id(doc_id)
         if document is None or (document.version.deleted and not self._traits.keeps_tombstones):
             self._copies.pop(doc_id, None)
         else:

@@ -9,8 +9,7 @@ from typing import Final
 
 import trio
 
-from trio_repair._errors import InvalidValue
-from trio_repair._model import ContentDefinition
+from trio_repair import ContentDefinition, InvalidValue
 from trio_repair.abc import Store
 
 from ._promises_content import CONTENT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -10,10 +11,23 @@ from typing import Any, Final, Literal
 
 import trio
 
-from trio_repair._errors import InvalidValue, StoreError
-from trio_repair._events import EngineEvent, EventKind
-from trio_repair._model import ContentDefinition, Document, DocumentVersion, RepairResult, check_seconds
-from trio_repair._views import Observation, Prepared, Removal, StoredDocument, StoreTraits, Write, WriteAnswer
+from trio_repair import (
+    ContentDefinition,
+    Document,
+    DocumentVersion,
+    EngineEvent,
+    EventKind,
+    InvalidValue,
+    Observation,
+    Prepared,
+    Removal,
+    RepairResult,
+    StoredDocument,
+    StoreError,
+    StoreTraits,
+    Write,
+    WriteAnswer,
+)
 from trio_repair.abc import ScanPage, Store, Stores
 from trio_repair.stores.memory import MemoryStore
 
@@ -70,7 +84,8 @@ class SimulatedStore:
         for operation, seconds in latencies.items():
             if operation not in OPERATIONS:
                 raise InvalidValue("latencies", f"there is no operation {operation!r}; use {', '.join(OPERATIONS)}")
-            check_seconds(f"latencies[{operation!r}]", seconds, positive=False)
+            if not math.isfinite(seconds) or seconds < 0:
+                raise InvalidValue("latencies", f"{operation!r} must take finite seconds of at least 0, not {seconds}")
         self.inner = inner
         self.latencies = dict(latencies)
 

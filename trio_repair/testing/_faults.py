@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from typing import Final
 
 import attrs
 
-from trio_repair._errors import InvalidValue
-from trio_repair._model import check_seconds
+from trio_repair import InvalidValue
 
 from ._doubles import OPERATIONS
 
@@ -100,7 +100,10 @@ class Fault:
             raise InvalidValue("times", f"must be None or at least 1, not {self.times}")
         if not 0 <= self.probability <= 1:
             raise InvalidValue("probability", f"must be from 0 to 1, not {self.probability}")
-        check_seconds("delay", self.delay, positive=self.kind in _DELAYED)
+        if not math.isfinite(self.delay) or self.delay < 0 or (self.delay == 0 and self.kind in _DELAYED):
+            raise InvalidValue(
+                "delay", f"must be finite seconds, and more than 0 for {self.kind.value}, not {self.delay}"
+            )
 
     def matches(self, operation: str, doc_ids: Sequence[str]) -> bool:
         """Whether it may strike a call of `operation` on these documents. Pure: neither count nor chance."""

@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 
 import trio
 
-from trio_repair._errors import StoreError, StoreRejected, StoreUnavailable
-from trio_repair._model import Document
-from trio_repair._views import (
+from trio_repair import (
+    Document,
     Observation,
     Prepared,
     Removal,
     StoredDocument,
+    StoreError,
+    StoreRejected,
     StoreTraits,
+    StoreUnavailable,
     Write,
     WriteAnswer,
     WriteStatus,

@@ -7,8 +7,15 @@ from typing import Any, Final
 
 import trio
 
-from trio_repair._model import Document
-from trio_repair._views import Fence, Presence, Removal, Write, WriteAnswer, WriteStatus
+from trio_repair import (
+    Document,
+    Fence,
+    Presence,
+    Removal,
+    Write,
+    WriteAnswer,
+    WriteStatus,
+)
 
 from ._subject import Promise, Subject, broken, promise, require
 

@@ -7,8 +7,7 @@ from typing import Final
 
 import trio
 
-from trio_repair._model import Document
-from trio_repair._views import Observation
+from trio_repair import Document, Observation
 
 from ._samples import HOSTILE_IDS
 from ._subject import Promise, Subject, promise, require

@@ -10,14 +10,16 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 import attrs
 import trio
 
-from trio_repair._errors import StoreError, StoreRejected
-from trio_repair._model import ContentDefinition, Document
-from trio_repair._views import (
+from trio_repair import (
+    ContentDefinition,
+    Document,
     Observation,
     Prepared,
     Presence,
     Removal,
     StoredDocument,
+    StoreError,
+    StoreRejected,
     StoreTraits,
     Write,
     WriteAnswer,

@@ -1,0 +1,700 @@
+"""`check_store` can fail: a store that breaks one promise is rejected, and the promise is named.
+
+Each wrong store is the reference store with one mistake that real adapters make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from trio_repair import (
+    Document,
+    DocumentVersion,
+    EmbeddingIdentity,
+    Fence,
+    InvalidValue,
+    Observation,
+    Prepared,
+    Presence,
+    Removal,
+    StoredDocument,
+    StoreError,
+    StoreRejected,
+    StoreTraits,
+    StoreUnavailable,
+    Write,
+    WriteAnswer,
+    WriteStatus,
+)
+from trio_repair.abc import ScanPage
+from trio_repair.stores.memory import MemoryCopy, MemoryStore
+from trio_repair.testing import PROMISES, ContractBroken, check_store
+
+MODEL = EmbeddingIdentity(model="model", dimension=3, chunking="whole")
+
+
+class Right(MemoryStore):
+    """Small batches, so that scans have pages; each wrong store changes one thing of this."""
+
+    changed_traits: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        super().__init__(traits=attrs.evolve(MemoryStore().traits, max_batch=16, **self.changed_traits))
+
+
+# Tokens and fence
+
+
+class VersionAsToken(Right):
+    """The token is the version number: it comes back when the document is recreated (ABA)."""
+
+    def observe_nowait(self, doc_id: str) -> Observation:
+        seen = super().observe_nowait(doc_id)
+        return seen if seen.version is None else attrs.evolve(seen, token=f"v{seen.version.number}")
+
+
+class RowCounterAsToken(Right):
+    """The token counts changes in the row, and starts again when the row is removed (ABA)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: dict[str, int] = {}
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        super()._replace(doc_id, document)
+        if doc_id not in self._copies:
+            self._counts.pop(doc_id, None)
+        else:
+            count = self._counts[doc_id] = self._counts.get(doc_id, 0) + 1
+            self._copies[doc_id] = attrs.evolve(self._copies[doc_id], token=f"row {count}")
+        return self.observe_nowait(doc_id)
+
+
+class DigestAsToken(Right):
+    """The token is the digest: it does not move when the number or the metadata does."""
+
+    def observe_nowait(self, doc_id: str) -> Observation:
+        seen = super().observe_nowait(doc_id)
+        return seen if seen.version is None else attrs.evolve(seen, token=f"d{seen.version.digest}")
+
+
+class ScanCounterAsToken(Right):
+    """The token is the revision of the whole store: writing one document moves the tokens of all."""
+
+    def observe_nowait(self, doc_id: str) -> Observation:
+        return attrs.evolve(super().observe_nowait(doc_id), token=f"all {self._revision}")
+
+
+class NoFence(Right):
+    """The token is ignored: the last writer wins."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: object) -> WriteAnswer:
+        return WriteAnswer(status=WriteStatus.LANDED, observation=self._replace(doc_id, document))
+
+
+class CreatesBlindly(Right):
+    """The fence guards updates; an insert overwrites what somebody else inserted first."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: Any) -> WriteAnswer:
+        if expected == "absent" and document is not None:
+            return WriteAnswer(status=WriteStatus.LANDED, observation=self._replace(doc_id, document))
+        return super()._change(doc_id, expected, document, held)
+
+
+class CheckThenAct(Right):
+    """Says that its fence is strong, and looks before the checkpoint that lets others in."""
+
+    def _early_tokens(self, doc_ids: Sequence[str]) -> dict[str, str]:
+        return {doc_id: self.observe_nowait(doc_id).token for doc_id in doc_ids}
+
+
+class RemovesBlindly(Right):
+    """Writes are fenced, removals are not."""
+
+    async def remove(self, removals: Sequence[Removal]) -> Sequence[WriteAnswer]:
+        return await super().remove(
+            [Removal(doc_id=one.doc_id, token=self.observe_nowait(one.doc_id).token) for one in removals]
+        )
+
+
+class ReadTokenDiffers(Right):
+    """read gives a token that observe does not know."""
+
+    def _read(self, doc_id: str) -> StoredDocument | StoreError:
+        answer = super()._read(doc_id)
+        return answer if isinstance(answer, StoreError) else attrs.evolve(answer, token=f"read {answer.token}")
+
+
+# Batches
+
+
+class Shuffled(Right):
+    """Answers come in the order of the index, as from `WHERE id IN (...)`."""
+
+    async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
+        return await super().observe(sorted(doc_ids))
+
+
+class LeavesOutAbsent(Right):
+    """Documents that are not held get no answer."""
+
+    async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
+        return await super().read([doc_id for doc_id in doc_ids if doc_id in self._copies])
+
+
+class PoisonFailsBatch(Right):
+    """One document that is rejected fails the whole call."""
+
+    async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
+        answers = await super().prepare(documents)
+        for answer in answers:
+            if isinstance(answer, StoreError):
+                raise answer
+        return answers
+
+
+class StaleFailsBatch(Right):
+    """One stale token refuses the whole transaction."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        seen = [self.observe_nowait(write.prepared.document.doc_id) for write in writes]
+        if any(one.token != write.token for one, write in zip(seen, writes, strict=True)):
+            await trio.lowlevel.checkpoint()
+            return [WriteAnswer(status=WriteStatus.REFUSED, observation=one) for one in seen]
+        return await super().write(writes)
+
+
+class FailsOnEmpty(Right):
+    """A call without documents is malformed SQL."""
+
+    async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
+        if not doc_ids:
+            raise StoreUnavailable("text", "syntax error near ')'")
+        return await super().observe(doc_ids)
+
+
+class SmallerBatches(Right):
+    """Takes fewer documents than it says."""
+
+    @property
+    def traits(self) -> StoreTraits:
+        return attrs.evolve(self._traits, max_batch=17)
+
+
+class SilentRefusal(Right):
+    """A refusal does not say what is held instead."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: Any) -> WriteAnswer:
+        answer = super()._change(doc_id, expected, document, held)
+        return attrs.evolve(answer, observation=None) if answer.status is WriteStatus.REFUSED else answer
+
+
+class StaleAnswer(Right):
+    """A landed write shows what was held before it."""
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        before = self.observe_nowait(doc_id)
+        super()._replace(doc_id, document)
+        return before
+
+
+# Content
+
+
+class TextInErrors(Right):
+    """The error of a rejected document quotes it."""
+
+    def _prepare(self, document: Document) -> Prepared | StoreError:
+        answer = super()._prepare(document)
+        if isinstance(answer, StoreError):
+            return StoreRejected("text", f"cannot take {document.text!r}", document.doc_id)
+        return answer
+
+
+class TakesAnyDigest(Right):
+    """Believes the digest that it is given."""
+
+    def _prepare(self, document: Document) -> Prepared | StoreError:
+        return Prepared(document=document)
+
+
+class PreparesByWriting(Right):
+    """prepare stages the document where everybody can see it."""
+
+    def _prepare(self, document: Document) -> Prepared | StoreError:
+        self._copies.setdefault(document.doc_id, MemoryCopy(document=document, token=self._next_token()))
+        return super()._prepare(document)
+
+
+class StaleChunks(Right):
+    """A shorter text replaces only the beginning of a longer one."""
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        old = self.get_nowait(doc_id)
+        if document is not None and document.text is not None and old is not None and old.text is not None:
+            document = attrs.evolve(document, text=document.text + old.text[len(document.text) :])
+        return super()._replace(doc_id, document)
+
+
+class MergesMetadata(Right):
+    """Metadata keys that a new version lacks survive from the old one."""
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        old = self.get_nowait(doc_id)
+        if document is not None and document.text is not None and old is not None:
+            document = attrs.evolve(document, metadata={**old.metadata, **document.metadata})
+        return super()._replace(doc_id, document)
+
+
+class StripsText(Right):
+    """White space at the ends is lost."""
+
+    def _read(self, doc_id: str) -> StoredDocument | StoreError:
+        answer = super()._read(doc_id)
+        if isinstance(answer, StoredDocument) and answer.document is not None and answer.document.text is not None:
+            stripped = attrs.evolve(answer.document, text=answer.document.text.strip())
+            return StoredDocument(document=stripped, token=answer.token)
+        return answer
+
+
+class RoundsMoments(Right):
+    """updated_at loses its microseconds."""
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        if document is not None and document.version.updated_at is not None:
+            rounded = document.version.updated_at.replace(microsecond=0)
+            document = attrs.evolve(document, version=attrs.evolve(document.version, updated_at=rounded))
+        return super()._replace(doc_id, document)
+
+
+class NumbersFromZero(Right):
+    """A version without a number is stored as number 0."""
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        if document is not None and document.version.number is None:
+            document = attrs.evolve(document, version=attrs.evolve(document.version, number=0))
+        return super()._replace(doc_id, document)
+
+
+class FoldsCase(Right):
+    """Ids that differ only in case are one document (a NOCASE column)."""
+
+    def observe_nowait(self, doc_id: str) -> Observation:
+        return super().observe_nowait(doc_id.lower())
+
+    def _read(self, doc_id: str) -> StoredDocument | StoreError:
+        return super()._read(doc_id.lower())
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        return super()._replace(doc_id.lower(), document)
+
+
+class RemovesByPattern(Right):
+    """Removal treats the id as a LIKE pattern."""
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        if document is None and doc_id == "%":
+            self._copies.clear()
+        return super()._replace(doc_id, document)
+
+
+# Deletes and traits
+
+
+class DropsTombstones(Right):
+    """Says that it keeps tombstones, and forgets deleted documents."""
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        return super()._replace(doc_id, None if document is not None and document.version.deleted else document)
+
+
+class KeepsTombstones(Right):
+    """Says that it keeps no tombstones, and shows them."""
+
+    @property
+    def traits(self) -> StoreTraits:
+        return attrs.evolve(self._traits, keeps_tombstones=False)
+
+
+class RemovesSoftly(Right):
+    """remove leaves a tombstone."""
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        if document is None and doc_id in self._copies:
+            document = Document.tombstone(doc_id, number=0)
+        return super()._replace(doc_id, document)
+
+
+class SaysItHoldsText(Right):
+    """Says that it gives text back, and does not."""
+
+    changed_traits: ClassVar[dict[str, Any]] = {"holds_text": False}
+
+    @property
+    def traits(self) -> StoreTraits:
+        return attrs.evolve(self._traits, holds_text=True)
+
+
+class SaysItEmbeds(Right):
+    """Names an embedding that its copies do not have."""
+
+    @property
+    def traits(self) -> StoreTraits:
+        return attrs.evolve(self._traits, embedding=MODEL)
+
+
+class MovingTraits(Right):
+    """Changes its mind about its traits."""
+
+    @property
+    def traits(self) -> StoreTraits:
+        return attrs.evolve(self._traits, max_calls=1 + self._revision)
+
+
+class ClosesOnce(Right):
+    """Cannot be closed twice."""
+
+    async def aclose(self) -> None:
+        if self._closed:
+            raise RuntimeError("already closed")
+        await super().aclose()
+
+
+# Scans
+
+
+class ScansOwn(Right):
+    """Base of stores whose scan is wrong: `entries` decides what it gives."""
+
+    def entries(self, after: str | None) -> list[tuple[str, Observation]]:
+        ids = sorted(doc_id for doc_id in self._copies if after is None or doc_id > after)
+        return [(doc_id, self.observe_nowait(doc_id)) for doc_id in ids]
+
+    @asynccontextmanager
+    async def open_scan(self, after: str | None = None) -> Any:
+        async def pages() -> AsyncGenerator[ScanPage, None]:
+            entries = self.entries(after)
+            for start in range(0, len(entries), 5):
+                await trio.lowlevel.checkpoint()
+                yield entries[start : start + 5]
+
+        async with aclosing(pages()) as open_pages:
+            yield open_pages
+
+
+class ScansUnsorted(ScansOwn):
+    """A scan comes in order of insertion."""
+
+    def entries(self, after: str | None) -> list[tuple[str, Observation]]:
+        return [(doc_id, self.observe_nowait(doc_id)) for doc_id in self._copies if after is None or doc_id > after]
+
+
+class ScansInUtf16Order(ScansOwn):
+    """A scan comes in the order of UTF-16 units, as in Java or JavaScript."""
+
+    def entries(self, after: str | None) -> list[tuple[str, Observation]]:
+        return sorted(super().entries(after), key=lambda entry: entry[0].encode("utf-16-be"))
+
+
+class ScanIgnoresAfter(ScansOwn):
+    """A scan always starts at the beginning."""
+
+    def entries(self, after: str | None) -> list[tuple[str, Observation]]:
+        return super().entries(None)
+
+
+class ScanRepeatsAfter(ScansOwn):
+    """`after` is part of the scan."""
+
+    def entries(self, after: str | None) -> list[tuple[str, Observation]]:
+        return [entry for entry in super().entries(None) if after is None or entry[0] >= after]
+
+
+class ScanHidesTombstones(ScansOwn):
+    """A scan shows live documents only."""
+
+    def entries(self, after: str | None) -> list[tuple[str, Observation]]:
+        return [entry for entry in super().entries(after) if entry[1].presence is Presence.LIVE]
+
+
+class ScanReadsLive(Right):
+    """A scan asks for each page anew: there is no snapshot."""
+
+    @asynccontextmanager
+    async def open_scan(self, after: str | None = None) -> Any:
+        async def pages() -> AsyncGenerator[ScanPage, None]:
+            last = after
+            while True:
+                await trio.lowlevel.checkpoint()
+                ids = sorted(doc_id for doc_id in self._copies if last is None or doc_id > last)[:5]
+                if not ids:
+                    return
+                last = ids[-1]
+                yield [(doc_id, self.observe_nowait(doc_id)) for doc_id in ids]
+
+        async with aclosing(pages()) as open_pages:
+            yield open_pages
+
+
+class ScanLocksForEver(Right):
+    """A scan that is left early never gives its connection back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connections = trio.CapacityLimiter(10)
+
+    @asynccontextmanager
+    async def open_scan(self, after: str | None = None) -> Any:
+        await self._connections.acquire_on_behalf_of(object())
+        async with super().open_scan(after) as pages:
+            yield pages
+
+
+# Cancellation, errors
+
+
+class TornWrites(Right):
+    """A document's metadata is written in a second step: a cancelled call leaves half a document."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        answers = await super().write(writes)
+        for write, answer in zip(writes, answers, strict=True):
+            document = write.prepared.document
+            if answer.status is WriteStatus.LANDED and document.text is not None:
+                copy = self._copies[document.doc_id]
+                self._copies[document.doc_id] = attrs.evolve(copy, intact=False)
+                await trio.lowlevel.checkpoint()
+                self._copies[document.doc_id] = copy
+        return answers
+
+
+class LandsLater(Right):
+    """A cancelled write goes on in the background and lands when the caller has long gone on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: list[Write] = []
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        try:
+            return await super().write(writes)
+        except trio.Cancelled:
+            self._late.extend(writes)
+            raise
+
+    async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
+        for write in self._late:
+            self._change(write.prepared.document.doc_id, write.token, write.prepared.document, None)
+        self._late.clear()
+        return await super().prepare(documents)
+
+
+class LetsDriverErrorsOut(Right):
+    """An id with a quote raises the driver's own exception."""
+
+    async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
+        if any("'" in doc_id for doc_id in doc_ids):
+            raise RuntimeError('near "\'": syntax error')
+        return await super().read(doc_ids)
+
+
+class Hangs(Right):
+    """A read of a text never ends if the text is empty."""
+
+    async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
+        if "text empty" in doc_ids:
+            await trio.sleep_forever()
+        return await super().read(doc_ids)
+
+
+WRONG: list[tuple[type[Right], str]] = [
+    (VersionAsToken, "no-aba"),
+    (RowCounterAsToken, "no-aba"),
+    (DigestAsToken, "token-moves"),
+    (ScanCounterAsToken, "token-stable"),
+    (NoFence, "stale-refused"),
+    (CreatesBlindly, "one-creator"),
+    (CheckThenAct, "one-winner"),
+    (RemovesBlindly, "stale-refused"),
+    (ReadTokenDiffers, "absent-is-absent"),
+    (Shuffled, "answers-in-order"),
+    (LeavesOutAbsent, "one-answer-each"),
+    (PoisonFailsBatch, "one-poison-alone"),
+    (StaleFailsBatch, "refused-alone"),
+    (FailsOnEmpty, "empty-batches"),
+    (SmallerBatches, "full-batches"),
+    (SilentRefusal, "verdicts-explained"),
+    (StaleAnswer, "write-is-seen"),
+    (TextInErrors, "one-poison-alone"),
+    (TakesAnyDigest, "prepare-proves-digest"),
+    (PreparesByWriting, "prepare-has-no-effect"),
+    (StaleChunks, "replaced-whole"),
+    (MergesMetadata, "replaced-whole"),
+    (StripsText, "content-round-trip"),
+    (RoundsMoments, "version-round-trip"),
+    (NumbersFromZero, "version-round-trip"),
+    (FoldsCase, "hostile-ids"),
+    (RemovesByPattern, "hostile-ids"),
+    (DropsTombstones, "tombstones"),
+    (KeepsTombstones, "tombstones"),
+    (RemovesSoftly, "removed-without-trace"),
+    (SaysItHoldsText, "write-is-seen"),
+    (SaysItEmbeds, "embedding-told"),
+    (MovingTraits, "traits-constant"),
+    (ClosesOnce, "closed-twice"),
+    (ScansUnsorted, "scan-order"),
+    (ScansInUtf16Order, "scan-order"),
+    (ScanIgnoresAfter, "scan-after"),
+    (ScanRepeatsAfter, "scan-resumes"),
+    (ScanHidesTombstones, "scan-complete"),
+    (ScanReadsLive, "scan-snapshot"),
+    (ScanLocksForEver, "scan-left-early"),
+    (TornWrites, "cancelled-whole"),
+    (LandsLater, "cancelled-whole"),
+    (LetsDriverErrorsOut, "hostile-ids"),
+    (Hangs, "content-round-trip"),
+]
+
+
+def factory(kind: type[Right]) -> Callable[[], Any]:
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[Right]:
+        yield kind()
+
+    return open_store
+
+
+def in_virtual_time(kind: type[Right], **options: Any) -> None:
+    async def main() -> None:
+        await check_store(factory(kind), **options)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize(("kind", "promise"), WRONG, ids=[kind.__name__ for kind, _ in WRONG])
+def test_wrong_store_is_rejected_by_name(kind: type[Right], promise: str) -> None:
+    """A store with one mistake breaks the promise that the mistake is about, and its message says so."""
+    with pytest.raises(ContractBroken) as caught:
+        in_virtual_time(kind, only=[promise])
+    assert list(caught.value.breaches) == [promise]
+    assert f"{promise}: " in str(caught.value)
+    assert PROMISES[promise] in str(caught.value)
+
+
+def test_right_store_is_accepted() -> None:
+    """The control of the control: the base of all these wrong stores keeps every promise."""
+    in_virtual_time(Right)
+
+
+def test_wrong_stores_cover_the_promises() -> None:
+    """Nearly every promise has a wrong store that it rejects; those without are listed with the reason."""
+    uncovered = set(PROMISES) - {promise for _, promise in WRONG}
+    assert uncovered == {
+        "empty-at-first",  # about the factory: see test_factory_must_give_empty_stores
+        "max-calls-at-once",  # see test_store_that_mixes_up_calls
+        "no-lost-update",  # the same mistake as one-winner: see test_lost_updates
+        "write-what-was-prepared",  # see test_prepared_only_once
+        "scans-at-once",  # see test_store_that_mixes_up_scans
+    }
+
+
+def test_all_breaches_are_reported() -> None:
+    """Without `only`, every broken promise is named, not just the first."""
+    with pytest.raises(ContractBroken) as caught:
+        in_virtual_time(NoFence)
+    assert {"stale-refused", "no-aba", "one-creator", "one-winner"} <= set(caught.value.breaches)
+    assert len(str(caught.value).splitlines()) == len(caught.value.breaches)
+
+
+def test_factory_must_give_empty_stores() -> None:
+    """A factory that opens the same store again is caught at once, not by puzzling failures later."""
+    same = Right()
+    same.put_nowait(Document(doc_id="a", text="", version=DocumentVersion(digest=_EMPTY)))
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[Right]:
+        yield same
+
+    with pytest.raises(ContractBroken) as caught:
+        trio.run(check_store, open_store)
+    assert next(iter(caught.value.breaches)) == "empty-at-first"
+
+
+_EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+class MixesUpCalls(Right):
+    """One buffer serves all calls that are under way."""
+
+    async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
+        self._buffer = documents
+        await trio.lowlevel.checkpoint()
+        return await super().prepare(self._buffer)
+
+
+class PreparesOnce(Right):
+    """A prepared document is used up by its first write."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        if any(write.prepared.payload == "used" for write in writes):
+            raise RuntimeError("already written")
+        answers = await super().write(writes)
+        for write in writes:
+            object.__setattr__(write.prepared, "payload", "used")
+        return answers
+
+
+class OneCursor(ScansOwn):
+    """All scans share a cursor."""
+
+    _cursor: list[tuple[str, Observation]]
+
+    @asynccontextmanager
+    async def open_scan(self, after: str | None = None) -> Any:
+        async def pages() -> AsyncGenerator[ScanPage, None]:
+            while self._cursor:
+                await trio.lowlevel.checkpoint()
+                page, self._cursor = self._cursor[:5], self._cursor[5:]
+                yield page
+
+        self._cursor = self.entries(after)
+        async with aclosing(pages()) as open_pages:
+            yield open_pages
+
+
+@pytest.mark.parametrize(
+    ("kind", "promise"),
+    [
+        (MixesUpCalls, "max-calls-at-once"),
+        (CheckThenAct, "no-lost-update"),
+        (PreparesOnce, "write-what-was-prepared"),
+        (OneCursor, "scans-at-once"),
+    ],
+)
+def test_more_mistakes(kind: type[Right], promise: str) -> None:
+    """Mistakes that show only when calls overlap or repeat."""
+    with pytest.raises(ContractBroken) as caught:
+        in_virtual_time(kind, only=[promise])
+    assert list(caught.value.breaches) == [promise]
+
+
+def test_weak_fence_is_believed() -> None:
+    """The store that races is accepted if it says that its fence is weak: the suite goes by the traits."""
+
+    class HonestlyWeak(CheckThenAct):
+        changed_traits: ClassVar[dict[str, Any]] = {"fence": Fence.WEAK}
+
+    in_virtual_time(HonestlyWeak)
+
+
+def test_unknown_promise_is_refused() -> None:
+    """A misspelt promise is an error, not a check that passes."""
+    with pytest.raises(InvalidValue, match="no-abba"):
+        in_virtual_time(Right, only=["no-abba"])
