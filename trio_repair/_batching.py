@@ -34,6 +34,9 @@ Emit: TypeAlias = Callable[..., None]
 class Operation(enum.Enum):
     """The calls that a store is asked to make."""
 
+    # Members are looked up for every request; Enum's own hash is a Python function.
+    __hash__ = object.__hash__
+
     OBSERVE = "observe"
     READ = "read"
     PREPARE = "prepare"
@@ -208,7 +211,11 @@ class Batcher:
         self._fail_fast = fail_fast
         self._queues: dict[Operation, deque[Request]] = {operation: deque() for operation in Operation}
         self._order = itertools.count()
+        self._queued = 0
+        """Requests in all queues but PREPARE's, withdrawn ones included."""
         self._calls: set[_Call] = set()
+        self._busy = {True: 0, False: 0}
+        """Calls under way: under True those that prepare, under False the others."""
         self._starting = 0
         self._starting_prepare = False
         self._group_limit: dict[str, int] = {}
@@ -257,6 +264,7 @@ class Batcher:
         request.order = next(self._order)
         request.queued_at = trio.current_time()
         self._queues[request.operation].append(request)
+        self._queued += request.operation is not Operation.PREPARE
         self._pump()
         if self.breaker.state is not BreakerState.CLOSED:
             self._watch_unavailable()
@@ -273,24 +281,21 @@ class Batcher:
     def _pump(self) -> None:
         """Start calls while the store may be called and something is queued."""
         prepares = self._queues[Operation.PREPARE]
-        if prepares and not self._starting_prepare and not self._under_way(preparing=True):
+        if prepares and not self._starting_prepare and not self._busy[True]:
             self._starting_prepare = True
             self.nursery.start_soon(self._prepare_call)
         if self.breaker.state is BreakerState.OPEN:
             return
         allowed = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.traits.max_calls
-        free = allowed - self._starting - self._under_way(preparing=False)
-        if free <= 0:
+        free = allowed - self._starting - self._busy[False]
+        if free <= 0 or not self._queued:
             return
-        queued = sum(len(queue) for operation, queue in self._queues.items() if operation is not Operation.PREPARE)
         # The batch is taken when the call's task first runs, so that everything asked for in this scheduling
         # round travels together; hence no more tasks than could find work.
-        for _ in range(min(free, -(-queued // self.traits.max_batch) if self.traits.max_batch > 1 else queued)):
+        wanted = -(-self._queued // self.traits.max_batch) - self._starting
+        for _ in range(min(free, wanted)):
             self._starting += 1
             self.nursery.start_soon(self._store_call)
-
-    def _under_way(self, *, preparing: bool) -> int:
-        return sum(1 for call in self._calls if (call.operation is Operation.PREPARE) is preparing)
 
     async def _prepare_call(self) -> None:
         self._starting_prepare = False
@@ -313,6 +318,7 @@ class Batcher:
         batch: list[Request] = []
         seen: set[str] = set()
         held_back: list[Request] = []
+        before = len(queue)
         while queue and len(batch) < limit:
             request = queue.popleft()
             if request.withdrawn:
@@ -325,6 +331,8 @@ class Batcher:
             seen.add(request.doc_id)
             batch.append(request)
         queue.extendleft(reversed(held_back))
+        if operation is not Operation.PREPARE:
+            self._queued += len(queue) - before
         return batch
 
     async def _make_call(self, operation: Operation) -> None:
@@ -338,6 +346,8 @@ class Batcher:
         for request in requests:
             request.was_sent = True
         self._calls.add(call)
+        preparing = operation is Operation.PREPARE
+        self._busy[preparing] += 1
         self._counts["calls"] += 1
         self._counts["documents"] += len(requests)
         if operation in _EFFECTS:
@@ -356,6 +366,7 @@ class Batcher:
         finally:
             self._timetable.cancel(call.timer)
             self._calls.discard(call)
+            self._busy[preparing] -= 1
             self._finish(call, answers, failure)
             self._pump()
 
@@ -464,6 +475,7 @@ class Batcher:
         for request in reversed(call.requests):
             if request.answer is None:
                 queue.appendleft(request)
+                self._queued += call.operation is not Operation.PREPARE
 
     # When a store does not answer
 
@@ -511,6 +523,7 @@ class Batcher:
         for queue in self._store_queues():
             while queue and queue[0].queued_at <= before:
                 request = queue.popleft()
+                self._queued -= 1
                 if not request.withdrawn:
                     problem = f"unreachable for {trio.current_time() - request.queued_at:.3g} s"
                     self._tell(request, CircuitOpen(self.name, problem, request.doc_id))
@@ -524,6 +537,7 @@ class Batcher:
         self._grace_ends = grace_ends
         for call in self._calls:
             call.scope.deadline = min(call.scope.deadline, grace_ends)
+        self._queued = 0
         for queue in self._queues.values():
             while queue:
                 request = queue.popleft()
