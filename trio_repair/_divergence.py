@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -103,67 +103,65 @@ def rank(number: int | None) -> int:
     return -1 if number is None else number
 
 
-def _compare_deleted(live: Observation, tombstone: Observation) -> tuple[DivergenceKind, bool, bool]:
-    """How a live copy and a tombstone differ: the kind, whether the tombstone is at fault, whether the copy wins."""
-    live_number = live.version.number if live.version else None
-    tombstone_number = tombstone.version.number if tombstone.version else None
-    if live_number is None or tombstone_number is None:
+class _Comparison(NamedTuple):
+    """What is wrong between the critical stores, and the versions that a cache entry may rightly hold."""
+
+    wrong: dict[str, DivergenceKind]
+    rightful: tuple[DocumentVersion, ...] = ()
+    """Several where a person must choose, none where the document is deleted or nowhere."""
+
+
+def _other(store: str) -> str:
+    return "vector" if store == "text" else "text"
+
+
+def _compare_critical(views: Mapping[str, Observation], traits: Mapping[str, StoreTraits]) -> _Comparison:
+    critical_views(views)
+    live = {name: view.version for name in CRITICAL_STORES if (view := views[name]).presence is Presence.LIVE}
+    graves = {name: view.version for name in CRITICAL_STORES if (view := views[name]).presence is Presence.TOMBSTONE}
+    match [*live.items()], [*graves.items()]:
+        case [(_, DocumentVersion() as text), (_, DocumentVersion() as vector)], []:
+            return _compare_live(text, vector)
+        case [(store, DocumentVersion() as version)], [(grave_store, DocumentVersion() as grave)]:
+            return _compare_deleted(store, version, grave_store, grave)
+        case [(store, DocumentVersion() as version)], []:
+            kind = DivergenceKind.MISSING if store == "text" else DivergenceKind.ORPHAN
+            return _Comparison({"vector": kind}, (version,))
+        case [], [(_, DocumentVersion() as text), (_, DocumentVersion() as vector)]:
+            return _Comparison({} if text.number == vector.number else {_lower(text, vector): DivergenceKind.STALE})
+        case [], [(store, _)]:
+            lacks = traits[_other(store)].keeps_tombstones
+            return _Comparison({_other(store): DivergenceKind.UNDELETED} if lacks else {})
+        case _:
+            return _Comparison({})
+
+
+def _lower(text: DocumentVersion, vector: DocumentVersion) -> str:
+    return "text" if rank(text.number) < rank(vector.number) else "vector"
+
+
+def _compare_live(text: DocumentVersion, vector: DocumentVersion) -> _Comparison:
+    if text == vector:
+        return _Comparison({}, (text,))
+    if text.number == vector.number:
+        return _Comparison({"vector": DivergenceKind.CONFLICT}, (text, vector))
+    lower = _lower(text, vector)
+    if None in (text.number, vector.number) and text.digest != vector.digest:
+        return _Comparison({lower: DivergenceKind.STALE}, (text, vector))
+    return _Comparison({lower: DivergenceKind.STALE}, (vector if lower == "text" else text,))
+
+
+def _compare_deleted(store: str, version: DocumentVersion, grave_store: str, grave: DocumentVersion) -> _Comparison:
+    if version.number is None or grave.number is None:
         # Not ordered: a person decides, so a cache entry equal to the live copy cannot be called stale.
-        return DivergenceKind.UNDELETED, False, True
-    if tombstone_number >= live_number:
-        return DivergenceKind.UNDELETED, False, False
-    return DivergenceKind.STALE, True, True
-
-
-def _compare_critical(
-    views: Mapping[str, Observation], traits: Mapping[str, StoreTraits]
-) -> tuple[dict[str, DivergenceKind], tuple[DocumentVersion | None, ...]]:
-    """What is wrong between the critical stores, and the versions that a cache entry may rightly hold.
-
-    Several versions where a person must choose, none where the document is deleted or nowhere.
-    """
-    text, vector = critical_views(views)
-    found: dict[str, DivergenceKind] = {}
-    absent = [name for name in CRITICAL_STORES if views[name].presence is Presence.ABSENT]
-    deleted = [name for name in CRITICAL_STORES if views[name].presence is Presence.TOMBSTONE]
-    live = [name for name in CRITICAL_STORES if views[name].presence is Presence.LIVE]
-
-    if len(absent) == 2:
-        return found, ()
-    if absent and live:
-        if live == ["vector"]:
-            found["vector"] = DivergenceKind.ORPHAN
-        else:
-            found["vector"] = DivergenceKind.MISSING
-        return found, (views[live[0]].version,)
-    if absent:
-        if traits[absent[0]].keeps_tombstones:
-            found[absent[0]] = DivergenceKind.UNDELETED
-        return found, ()
-    if deleted and live:
-        kind, tombstone_is_wrong, live_wins = _compare_deleted(views[live[0]], views[deleted[0]])
-        found[deleted[0] if tombstone_is_wrong else live[0]] = kind
-        return found, (views[live[0]].version,) if live_wins else ()
-
-    if text.version is None or vector.version is None:  # pragma: no cover - absent was handled above
-        return found, ()
-    if text.version.number != vector.version.number:
-        text_rank, vector_rank = rank(text.version.number), rank(vector.version.number)
-        found["text" if text_rank < vector_rank else "vector"] = DivergenceKind.STALE
-        if deleted:
-            return found, ()
-        if -1 in (text_rank, vector_rank) and text.version.digest != vector.version.digest:
-            return found, (text.version, vector.version)
-        return found, (text.version if text_rank > vector_rank else vector.version,)
-    if deleted:
-        return found, ()
-    if text.version.digest != vector.version.digest:
-        found["vector"] = DivergenceKind.CONFLICT
-    return found, (text.version, vector.version)
+        return _Comparison({store: DivergenceKind.UNDELETED}, (version,))
+    if grave.number >= version.number:
+        return _Comparison({store: DivergenceKind.UNDELETED})
+    return _Comparison({grave_store: DivergenceKind.STALE}, (version,))
 
 
 def _is_cache_stale(
-    cache: Observation, rightful: tuple[DocumentVersion | None, ...], traits: Mapping[str, StoreTraits]
+    cache: Observation, rightful: tuple[DocumentVersion, ...], traits: Mapping[str, StoreTraits]
 ) -> bool:
     if not rightful:
         # Deleted: a cache that remembers the delete serves nothing that is wrong.
