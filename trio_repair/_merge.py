@@ -32,7 +32,7 @@ class StoreFailed(Exception):
     """A store could not be read. Internal: `report_failures` turns it into what callers see."""
 
     def __init__(self, role: str, error: StoreError) -> None:
-        super().__init__(str(error))
+        super().__init__(f"{role} store: {error.problem}")
         self.role = role
         self.error = error
 
@@ -253,7 +253,8 @@ async def report_failures(run: Callable[[], Awaitable[None]]) -> None:
         if isinstance(failure.error, StoreMisbehaved):
             raise failure.error
     stores = tuple(dict.fromkeys(failure.role for failure in failed))
-    problems = "; ".join(str(failure.error) for failure in failed)
+    # By its role here, whatever name the store was given.
+    problems = "; ".join(f"{failure.role} store: {failure.error.problem}" for failure in failed)
     raise CheckIncomplete(f"could not read every store to the end: {problems}", stores=stores) from failed[0].error
 
 
