@@ -1,0 +1,394 @@
+"""The command line: what can be typed, checked and handed to the commands, and one handler for all that goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import attrs
+import trio
+from cyclopts import App, Parameter
+from cyclopts.help import DefaultFormatter, PanelSpec
+from rich import box
+
+from .. import __version__
+from ._check import run_check
+from ._configuration import FILE_NAME, Configuration, load_configuration, locate
+from ._dry_run import run_dry
+from ._durations import parse_duration
+from ._ids import IdFile, check_id, check_ids
+from ._output import Output
+from ._plan import run_plan
+from ._plan_file import read_plan
+from ._purge import run_purge
+from ._repair import Everything, Named, RepairRequest, run_repair
+from ._search import run_search
+from ._show import read_expected, run_resolve, run_show
+from ._status import ExitStatus, UsageError
+from ._strategy import chosen_strategy, overridden
+from ._template import write_template
+
+StrategyName: TypeAlias = Literal["text", "vector", "most-recent", "manual"]
+
+_EXAMPLES: Final = """\
+Examples:
+
+  trio-repair demo --dir demo
+  trio-repair check --dir demo
+  trio-repair repair --dir demo --strategy most-recent --dry-run
+  trio-repair repair --config search.toml --strategy text
+
+Exit status:
+
+    0  all consistent, or done
+    1  divergences found, something failed, or a person must decide
+    2  wrong usage or configuration
+    3  could not look: a store was unreachable, or another run is under way
+   70  a bug, shown with its traceback
+  130  interrupted
+"""
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Where:
+    """Which stores."""
+
+    config: Path | None = None
+    """The configuration file (TOML)."""
+    dir: Path | None = None
+    """A directory with a trio-repair.toml; without either option, the current one."""
+
+    def load(self) -> Configuration:
+        """Read the configuration."""
+        return load_configuration(locate(self.config, self.dir))
+
+
+HERE: Final = Where()
+
+Json: TypeAlias = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON lines on stdout.")
+]
+Limit: TypeAlias = Annotated[int, Parameter(help="How many documents to list.")]
+Flag: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False)]
+Text: TypeAlias = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+
+app = App(
+    name="trio-repair",
+    version=f"trio-repair {__version__}",
+    help="Find and repair documents whose full-text, vector and cache copies do not agree.",
+    help_epilogue=_EXAMPLES,
+    help_format="plaintext",
+    # Without boxes it reads the same on a terminal, in a pipe and in a mail.
+    help_formatter=DefaultFormatter(panel_spec=PanelSpec(box=box.Box("    \n" * 8), padding=(0, 0))),
+    backend="trio",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["Examples:\n", *(f"  trio-repair {line}" for line in lines)])
+
+
+def _check_limit(limit: int) -> int:
+    if limit < 0:
+        raise UsageError(f"--limit: must be at least 0, not {limit}")
+    return limit
+
+
+@app.command(help_epilogue=_examples("check --dir demo", "check --config search.toml --json > divergences.jsonl"))
+async def check(*, where: Where = HERE, json: Json = False, summary: Flag = False, limit: Limit = 10) -> ExitStatus:
+    """Find documents on which the stores do not agree. Changes nothing.
+
+    With --json: a line {"type": "divergence"} for each, then one {"type": "summary"}.
+
+    Parameters
+    ----------
+    summary
+        Counts only, no documents.
+    """
+    return await run_check(where.load(), Output(json=json), summary=summary, limit=_check_limit(limit))
+
+
+@app.command(
+    help_epilogue=_examples(
+        "plan --dir demo --strategy most-recent --out plan.jsonl", "repair --dir demo --plan plan.jsonl"
+    )
+)
+async def plan(
+    *,
+    out: Path,
+    strategy: StrategyName | None = None,
+    where: Where = HERE,
+    json: Json = False,
+    limit: Limit = 10,
+) -> ExitStatus:
+    """Write down what a repair would do, to look at and to carry out later with repair --plan.
+
+    Parameters
+    ----------
+    out
+        The file to write: JSON lines, a header and then one line for each document.
+    strategy
+        Which copy to believe.
+    """
+    configuration = where.load()
+    return await run_plan(
+        configuration,
+        Output(json=json),
+        strategy=chosen_strategy(configuration, strategy),
+        out=out,
+        limit=_check_limit(limit),
+    )
+
+
+def _seconds(option: str, text: str | None) -> float | None:
+    return None if text is None else parse_duration(option, text)
+
+
+def _refuse_together(**given: bool) -> None:
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        options = " and ".join(
+            f"--{name.replace('_', '-')}" if name != "documents" else "document ids" for name in names
+        )
+        raise UsageError(f"{options} cannot be combined")
+
+
+@app.command(
+    help_epilogue=_examples(
+        "repair --dir demo --strategy most-recent --dry-run",
+        "repair --dir demo --strategy text doc-1 doc-2",
+        "repair --dir demo --ids-file ids.txt --receipts receipts.jsonl",
+        "repair --dir demo --max-duration 10m",
+    )
+)
+async def repair(
+    *documents: str,
+    strategy: StrategyName | None = None,
+    timeout: Text = None,  # noqa: ASYNC109 - an option of the command, not of a coroutine
+    concurrency: int | None = None,
+    max_retries: int | None = None,
+    dry_run: Flag = False,
+    plan: Path | None = None,
+    ids_file: str | None = None,
+    max_duration: Text = None,
+    allow_mass: Flag = False,
+    receipts: Path | None = None,
+    where: Where = HERE,
+    json: Json = False,
+    limit: Limit = 10,
+) -> ExitStatus:
+    """Make the copies of documents agree: those named, or all that a check finds.
+
+    Ctrl-C finishes the repairs under way, a second one cancels them. With --json: one line {"type": "repair"}.
+
+    Parameters
+    ----------
+    documents
+        Document ids; put -- before one that starts with a hyphen.
+    strategy
+        Which copy to believe. Must be named here or in the configuration.
+    timeout
+        What one attempt may take, for instance 30s.
+    concurrency
+        How many documents are repaired at once.
+    max_retries
+        Further attempts after a transient failure.
+    dry_run
+        Show what would be done, and write nothing.
+    plan
+        Do what this plan says and nothing else; documents that have changed since are refused.
+    ids_file
+        A file of document ids, one a line in UTF-8; - for stdin. Empty lines are skipped.
+    max_duration
+        Take no new documents after this time, for instance 10m.
+    allow_mass
+        Lift the limits for mass changes.
+    receipts
+        Append one JSON line for each result to this file.
+    """
+    output = Output(json=json)
+    _refuse_together(documents=bool(documents), ids_file=ids_file is not None, plan=plan is not None)
+    _refuse_together(plan=plan is not None, strategy=strategy is not None)
+    _refuse_together(dry_run=dry_run, receipts=receipts is not None)
+    configuration = where.load()
+    config = overridden(
+        configuration.engine,
+        job_timeout_seconds=("--timeout", _seconds("--timeout", timeout)),
+        max_concurrent_jobs=("--concurrency", concurrency),
+        allow_mass=("--allow-mass", True if allow_mass else None),
+    )
+    if max_retries is not None and max_retries < 0:
+        raise UsageError(f"--max-retries: must be at least 0, not {max_retries}")
+    what: Any
+    ids: IdFile | None = None
+    if plan is not None:
+        what = read_plan(plan, configuration)
+    elif ids_file is not None:
+        # In a thread, because a pipe may stay silent: Ctrl-C must still be heard.
+        ids = await _open_ids(ids_file)
+        what = Named(ids, count=ids.count, bulk=True)
+    elif documents:
+        what = Named(check_ids(documents), count=len(documents), bulk=False)
+    else:
+        what = Everything()
+    request = RepairRequest(
+        configuration=configuration,
+        config=config,
+        strategy=what.header.strategy if plan is not None else chosen_strategy(configuration, strategy),
+        max_retries=configuration.max_retries if max_retries is None else max_retries,
+        what=what,
+        max_duration=_seconds("--max-duration", max_duration),
+        receipts=receipts,
+        limit=_check_limit(limit),
+    )
+    try:
+        return await run_dry(request, output) if dry_run else await run_repair(request, output)
+    finally:
+        if ids is not None:
+            ids.close()
+
+
+async def _open_ids(name: str) -> IdFile:
+    return await trio.to_thread.run_sync(IdFile.open, name, abandon_on_cancel=True)
+
+
+@app.command(help_epilogue=_examples("show --dir demo doc-1", "show --dir demo doc-1 --json > seen.json"))
+async def show(document: str, /, *, where: Where = HERE, json: Json = False) -> ExitStatus:
+    """Show what each store holds of a document, what is wrong with it, and what each strategy would do.
+
+    With --json: one line {"type": "document"}.
+
+    Parameters
+    ----------
+    document
+        The document's id.
+    """
+    return await run_show(where.load(), Output(json=json), doc_id=check_id(document))
+
+
+@app.command(
+    help_epilogue=_examples(
+        "resolve --dir demo doc-1 --take text", "resolve --dir demo doc-1 --take delete --expected-from seen.json"
+    )
+)
+async def resolve(
+    document: str,
+    /,
+    *,
+    take: Literal["text", "vector", "delete"],
+    expected_from: Path | None = None,
+    timeout: Text = None,  # noqa: ASYNC109 - an option of the command, not of a coroutine
+    where: Where = HERE,
+    json: Json = False,
+) -> ExitStatus:
+    """Decide what only a person can decide: whose copy of a document is right, or that it shall be gone.
+
+    It is refused if the document changes after it was shown. With --json: one line {"type": "resolution"}.
+
+    Parameters
+    ----------
+    document
+        The document's id.
+    take
+        The store whose copy is right, or delete.
+    expected_from
+        What show --json wrote: commit only if the stores still hold exactly this.
+    timeout
+        What it may take, for instance 30s.
+    """
+    doc_id = check_id(document)
+    configuration = where.load()
+    config = overridden(configuration.engine, job_timeout_seconds=("--timeout", _seconds("--timeout", timeout)))
+    expected = None if expected_from is None else read_expected(expected_from, doc_id)
+    return await run_resolve(configuration, config, Output(json=json), doc_id=doc_id, take=take, expected=expected)
+
+
+@app.command(
+    help_epilogue=_examples("purge --dir demo --older-than 30d --dry-run", "purge --dir demo --older-than 30d")
+)
+async def purge(
+    *,
+    older_than: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    undated: Flag = False,
+    dry_run: Flag = False,
+    where: Where = HERE,
+    json: Json = False,
+) -> ExitStatus:
+    """Forget old deletes: remove tombstones that every store holds.
+
+    With --json: one line {"type": "purge"}.
+
+    Parameters
+    ----------
+    older_than
+        How long the text store must have held the tombstone, for instance 30d.
+    undated
+        With stores that do not record when they took a tombstone in: purge those without a time as well.
+    dry_run
+        Count only.
+    """
+    seconds = parse_duration("--older-than", older_than, unit_required=True, zero=True)
+    return await run_purge(where.load(), Output(json=json), older_than=seconds, undated=undated, dry_run=dry_run)
+
+
+@app.command(help_epilogue=_examples('search --dir demo "read a file"', "search --dir demo --in cache doc-1"))
+async def search(
+    query: str,
+    /,
+    *,
+    in_: Annotated[Literal["text", "vector", "cache"] | None, Parameter(name="--in")] = None,
+    where: Where = HERE,
+    json: Json = False,
+    limit: Limit = 10,
+) -> ExitStatus:
+    """Search the stores as an application would: by words in the text store, by nearness in the vector store.
+
+    With --json: a line {"type": "hit"} for each hit.
+
+    Parameters
+    ----------
+    query
+        Words to search for; with --in cache, a document id.
+    in_
+        One store only; otherwise text and vector.
+    """
+    if limit < 1:
+        raise UsageError(f"--limit: must be at least 1, not {limit}")
+    return await run_search(where.load(), Output(json=json), query=query, role=in_, limit=limit)
+
+
+@app.command(help_epilogue=_examples("init", "init search.toml"))
+def init(file: Path = Path(FILE_NAME), /) -> ExitStatus:
+    """Write a commented configuration file. An existing file is left as it is.
+
+    Parameters
+    ----------
+    file
+        Where to.
+    """
+    write_template(file)
+    Output(json=False).say(f"wrote {file}; name your stores in it, then: trio-repair check --config {file}")
+    return ExitStatus.OK
+
+
+@app.command(help_epilogue=_examples("demo", "demo --dir demo --documents 1000"))
+async def demo(*, dir: Path | None = None, documents: int | None = None, seed: int = 1) -> ExitStatus:  # noqa: A002
+    """Make three real stores, damage them, and find and repair the damage before your eyes.
+
+    Parameters
+    ----------
+    dir
+        Where to; a new directory if none is named.
+    documents
+        How many documents; all of the standard library's docstrings if none is named.
+    seed
+        Decides what is damaged.
+    """
+    from ._demo import run_demo  # noqa: PLC0415 - it loads what only the demonstration needs
+
+    if documents is not None and documents < 1:
+        raise UsageError(f"--documents: must be at least 1, not {documents}")
+    return ExitStatus(await run_demo(dir, documents, seed, Output(json=False).out))

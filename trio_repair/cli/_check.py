@@ -1,0 +1,129 @@
+"""`trio-repair check`: find what is inconsistent, and change nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+import trio
+
+from .. import CheckStatistics, Divergence, DivergenceKind, TrioRepairError, check
+from ._configuration import Configuration
+from ._escape import printable
+from ._opening import open_stores
+from ._output import Output, table
+from ._progress import show_progress
+from ._signals import open_interruption
+from ._status import ExitStatus, report
+from ._values import divergence_json
+from ._words import finding_words, holdings_words
+
+_ID_WIDTH = 40
+_STORES = ("text", "vector", "cache")
+
+
+@attrs.define
+class Findings:
+    """What a check has found so far."""
+
+    most_shown: int
+    first: list[Divergence] = attrs.field(factory=list)
+    divergent: int = 0
+    by_kind: Counter[DivergenceKind] = attrs.field(factory=Counter)
+    """Documents."""
+    by_store: Counter[tuple[DivergenceKind, str]] = attrs.field(factory=Counter)
+
+    def add(self, divergence: Divergence) -> None:
+        """Take in one divergence."""
+        self.divergent += 1
+        self.by_kind.update(divergence.kinds)
+        self.by_store.update((finding.kind, finding.store) for finding in divergence.findings)
+        if len(self.first) < self.most_shown:
+            self.first.append(divergence)
+
+    def show(self, output: Output, *, documents: bool = True) -> None:
+        """Tables for people; without `documents` the counts only."""
+        if not self.divergent:
+            return
+        rows = [
+            (kind.value, self.by_kind[kind], *(self.by_store[kind, store] or "" for store in _STORES))
+            for kind in DivergenceKind
+            if self.by_kind[kind]
+        ]
+        output.show(table(("kind", "documents", *_STORES), rows, numbers=("documents", *_STORES)))
+        if documents and self.first:
+            shown = [
+                (printable(divergence.doc_id, _ID_WIDTH), finding_words(divergence), holdings_words(divergence))
+                for divergence in self.first
+            ]
+            title = f"the first {len(shown)} of {self.divergent}" if self.divergent > len(shown) else None
+            output.show(table(("document", "what is wrong", "versions held"), shown, title=title))
+
+
+def _summary_json(findings: Findings, statistics: CheckStatistics, seconds: float) -> dict[str, object]:
+    return {
+        "type": "summary",
+        "documents": statistics.documents,
+        "divergent": findings.divergent,
+        "by_kind": {kind.value: findings.by_kind[kind] for kind in DivergenceKind},
+        "by_store": {
+            store: {kind.value: count for (kind, where), count in findings.by_store.items() if where == store}
+            for store in _STORES
+        },
+        "unsettled": statistics.unsettled,
+        "complete": statistics.complete,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _verdict(findings: Findings, statistics: CheckStatistics) -> str:
+    if not findings.divergent and statistics.complete and not statistics.unsettled:
+        return f"all {statistics.documents} documents are consistent"
+    words = f"{findings.divergent} of {statistics.documents} documents diverge"
+    if statistics.unsettled:
+        words += f"; {statistics.unsettled} kept changing and could not be judged"
+    return words if statistics.complete else f"{words}; the check did not come to its end"
+
+
+async def run_check(configuration: Configuration, output: Output, *, summary: bool, limit: int) -> ExitStatus:
+    """Check all documents, and show what diverges.
+
+    Args:
+        configuration: names the stores.
+        output: with `json`, a line for each divergence (unless `summary`) and one for the summary.
+        summary: counts only.
+        limit: how many divergent documents the table for people shows.
+    """
+    findings = Findings(most_shown=limit)
+    started = trio.current_time()
+    statistics: CheckStatistics | None = None
+    failure: Exception | None = None
+    async with open_interruption() as interruption:
+        try:
+            with interruption.scope:
+                async with open_stores(configuration) as stores, check(stores, configuration.engine) as checking:
+                    try:
+                        async with show_progress(output, "checking", lambda: checking.statistics().documents, None):
+                            async for divergence in checking:
+                                findings.add(divergence)
+                                if output.json and not summary:
+                                    output.record(divergence_json(divergence))
+                                if output.closed:
+                                    break
+                    finally:
+                        statistics = checking.statistics()
+        except (TrioRepairError, ExceptionGroup) as error:
+            failure = error
+    if statistics is not None:
+        if output.json:
+            output.record(_summary_json(findings, statistics, trio.current_time() - started))
+        else:
+            findings.show(output, documents=not summary)
+            output.show(_verdict(findings, statistics))
+    if failure is not None:
+        return report(failure)
+    if interruption.signals:
+        output.say("interrupted")
+        return ExitStatus.INTERRUPTED
+    unclear = statistics is None or statistics.unsettled
+    return ExitStatus.ATTENTION if findings.divergent or unclear else ExitStatus.OK

@@ -1,0 +1,113 @@
+"""Document ids from the command line, a file or stdin."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Final
+
+import attrs
+
+from .. import InvalidValue
+from .._model import check_doc_id
+from ._escape import one_line, printable
+from ._status import UsageError
+
+_MOST_NAMED: Final = 3
+_LONGEST_SHOWN: Final = 60
+
+
+def check_id(doc_id: str) -> str:
+    """Return an id from the command line if it can be one.
+
+    Raises:
+        UsageError: it is empty, too long, or not UTF-8.
+    """
+    try:
+        return check_doc_id(doc_id)
+    except InvalidValue as error:
+        shown = printable(doc_id, _LONGEST_SHOWN)
+        raise UsageError(f"document id {shown}: {error.problem}") from None
+
+
+def check_ids(doc_ids: Sequence[str]) -> Sequence[str]:
+    """The same for several."""
+    for doc_id in doc_ids:
+        check_id(doc_id)
+    return doc_ids
+
+
+def _parse_line(line: bytes, number: int) -> str | None:
+    """The id on a line, None for an empty one.
+
+    Raises:
+        UsageError: the line holds no usable id.
+    """
+    line = line.removesuffix(b"\n")
+    if not line:
+        return None
+    if line.endswith(b"\r"):
+        raise UsageError("ends in a carriage return; convert the file to Unix line ends")
+    if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+        raise UsageError("starts with a byte order mark; save the file without one")
+    try:
+        return check_id(line.decode())
+    except UnicodeDecodeError:
+        raise UsageError("is not UTF-8") from None
+
+
+@attrs.define
+class IdFile:
+    """Ids, one a line. All lines are checked before the first is used, so that a bad file does nothing at all."""
+
+    name: str
+    _file: IO[bytes]
+    count: int = 0
+
+    @classmethod
+    def open(cls, name: str) -> IdFile:
+        """Open and check a file, or stdin for "-". Blocks until a pipe ends.
+
+        Raises:
+            UsageError: it cannot be read or holds bad lines, which are named by number.
+        """
+        try:
+            file: IO[bytes] = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115, PTH123
+            if not file.seekable():
+                # A pipe can be read once, and is to be read twice; it may be larger than memory.
+                pipe, file = file, tempfile.TemporaryFile()  # noqa: SIM115
+                shutil.copyfileobj(pipe, file)
+        except OSError as error:
+            raise UsageError(f"--ids-file: cannot read {name}: {error.strerror}") from error
+        ids = cls("standard input" if name == "-" else name, file)
+        ids._check()
+        return ids
+
+    def _check(self) -> None:
+        bad: list[str] = []
+        more = 0
+        self._file.seek(0)
+        for number, line in enumerate(self._file, start=1):
+            try:
+                self.count += _parse_line(line, number) is not None
+            except UsageError as error:
+                if len(bad) < _MOST_NAMED:
+                    bad.append(f"line {number}: {error}")
+                else:
+                    more += 1
+        if bad:
+            rest = f"; and {more} more bad lines" if more else ""
+            raise UsageError(f"{one_line(self.name)}: {'; '.join(bad)}{rest}")
+
+    def __iter__(self) -> Iterator[str]:
+        self._file.seek(0)
+        for number, line in enumerate(self._file, start=1):
+            doc_id = _parse_line(line, number)
+            if doc_id is not None:
+                yield doc_id
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

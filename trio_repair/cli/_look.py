@@ -1,0 +1,81 @@
+"""Look at named documents in all stores, without an engine and without effect."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import trio
+
+from .. import Divergence, Observation, StoreError, Stores, StoreUnavailable, diagnose
+from ..abc import Store
+
+Views: TypeAlias = Mapping[str, Observation | StoreError]
+"""What each store says of one document."""
+
+
+async def _observe(
+    name: str,
+    store: Store,
+    doc_ids: Sequence[str],
+    seconds: float,
+    answers: dict[str, Sequence[Observation | StoreError]],
+) -> None:
+    error: StoreError = StoreUnavailable(name, f"did not answer within {seconds:g} s")
+    found: list[Observation | StoreError] = []
+    with trio.move_on_after(seconds):
+        try:
+            for start in range(0, len(doc_ids), store.traits.max_batch):
+                found.extend(await store.observe(doc_ids[start : start + store.traits.max_batch]))
+        except StoreError as raised:
+            error = raised
+    answers[name] = found + [error] * (len(doc_ids) - len(found))
+
+
+async def look(stores: Stores, doc_ids: Sequence[str], *, seconds: float) -> list[Views]:
+    """What every store holds of some documents, in the order asked.
+
+    Args:
+        stores: the stores.
+        doc_ids: distinct ids.
+        seconds: how long one store may take for all of them; what it did not say by then is a StoreUnavailable.
+
+    **If cancelled:** nothing has changed.
+    """
+    answers: dict[str, Sequence[Observation | StoreError]] = {}
+    async with trio.open_nursery() as nursery:
+        for name, store in stores.by_name.items():
+            nursery.start_soon(_observe, name, store, doc_ids, seconds, answers)
+    return [{name: answers[name][row] for name in stores.by_name} for row in range(len(doc_ids))]
+
+
+async def look_in_batches(
+    stores: Stores, doc_ids: Iterable[str], *, seconds: float, size: int = 256
+) -> AsyncIterator[tuple[str, Views]]:
+    """`look` at any number of documents, a batch at a time."""
+    batch: list[str] = []
+    for doc_id in doc_ids:
+        batch.append(doc_id)
+        if len(batch) == size:
+            for pair in zip(batch, await look(stores, batch, seconds=seconds), strict=True):
+                yield pair
+            batch.clear()
+    for pair in zip(batch, await look(stores, batch, seconds=seconds), strict=True):
+        yield pair
+
+
+def seen(views: Views) -> Mapping[str, Observation]:
+    """The observations among the views.
+
+    Raises:
+        StoreError: a critical store could not say; it is unknown, never absent. A cache that could not is left out.
+    """
+    for name, view in views.items():
+        if name != "cache" and isinstance(view, StoreError):
+            raise view
+    return {name: view for name, view in views.items() if isinstance(view, Observation)}
+
+
+def judge(doc_id: str, views: Mapping[str, Observation], stores: Stores) -> Divergence | None:
+    """What is wrong with a document."""
+    return diagnose(doc_id, views, {name: store.traits for name, store in stores.by_name.items()})

@@ -1,0 +1,96 @@
+"""Exit statuses, the command's own errors, and how any error becomes one line and a status."""
+
+from __future__ import annotations
+
+import enum
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Final
+
+from .. import CheckIncomplete, InvalidValue, StoreFileError, StoreMisbehaved, StoreUnavailable, TrioRepairError
+from ._escape import one_line
+
+_MOST_LINES: Final = 5
+
+
+class ExitStatus(enum.IntEnum):
+    """What the command tells its caller."""
+
+    OK = 0
+    """All consistent, or done."""
+    ATTENTION = 1
+    """Divergences were found, something failed, or a person must decide."""
+    USAGE = 2
+    """The command line, the configuration or a named file cannot be used. Nothing was done."""
+    COULD_NOT_LOOK = 3
+    """A store could not be reached, or another run holds the configuration: a later try may succeed."""
+    BUG = 70
+    """An unexpected error, shown with its traceback; kept apart from 1, which monitoring reads as divergence."""
+    INTERRUPTED = 130
+    """SIGINT or SIGTERM."""
+
+
+class UsageError(TrioRepairError):
+    """The operator asked for something that cannot be done as asked."""
+
+
+class AnotherRun(TrioRepairError):
+    """Another process is repairing under this configuration."""
+
+
+class OutputFailed(TrioRepairError):
+    """Results could not be written where the operator wanted them, for instance because a disk is full."""
+
+
+def status_of(error: TrioRepairError) -> ExitStatus:
+    """The exit status that an error stands for."""
+    match error:
+        case UsageError() | InvalidValue() | StoreFileError():
+            return ExitStatus.USAGE
+        case AnotherRun() | StoreUnavailable() | StoreMisbehaved() | CheckIncomplete():
+            return ExitStatus.COULD_NOT_LOOK
+        case _:
+            return ExitStatus.ATTENTION
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def report(error: BaseException) -> ExitStatus:
+    """Say on stderr what went wrong, one line for each distinct cause, and return the exit status.
+
+    An exception that is not an operator's or a store's fault is shown with its traceback: it is a bug.
+    """
+    leaves = list(_leaves(error))
+    expected = [leaf for leaf in leaves if isinstance(leaf, TrioRepairError)]
+    rest = [leaf for leaf in leaves if not isinstance(leaf, TrioRepairError)]
+    if any(not isinstance(leaf, KeyboardInterrupt) for leaf in rest):
+        traceback.print_exception(error)
+        say("this is a bug in trio-repair or in a store; the stores are fenced, so running again is safe")
+        return ExitStatus.BUG
+    if rest:
+        return ExitStatus.INTERRUPTED
+    lines = list(dict.fromkeys(str(leaf) for leaf in expected))
+    for line in lines[:_MOST_LINES]:
+        say(line)
+    if len(lines) > _MOST_LINES:
+        say(f"and {len(lines) - _MOST_LINES} more errors")
+    # Wrong usage explains whatever else went wrong; "could not look" casts doubt on a verdict.
+    for status in (ExitStatus.USAGE, ExitStatus.COULD_NOT_LOOK):
+        if any(status_of(leaf) is status for leaf in expected):
+            return status
+    return ExitStatus.ATTENTION
+
+
+def say(message: str) -> None:
+    """One line on stderr. A stderr that is gone must not change what the command does."""
+    try:
+        print(f"trio-repair: {one_line(message)}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return
