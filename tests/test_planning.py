@@ -279,6 +279,26 @@ def test_hlc_numbers_within_skew_or_from_the_future_are_undecidable(
 
 
 @pytest.mark.parametrize(
+    ("live", "tombstone", "expected"),
+    [
+        (at(-5), at(-10), PlanAction.COPY),
+        (at(-9.5), at(-10), PlanAction.MANUAL),
+        (at(1.1), at(-10), PlanAction.MANUAL),
+        (at(-10), at(-5), PlanAction.MANUAL),
+    ],
+)
+def test_hlc_numbers_guard_tombstones_from_a_source_of_truth(live: int, tombstone: int, expected: PlanAction) -> None:
+    """With numbers="hlc", a source of truth is not copied over a tombstone that may be the later one."""
+    for strategy, source, target in ((TEXT, "text", "vector"), (VECTOR, "vector", "text")):
+        views = {
+            source: attrs.evolve(see(source, "L1a"), version=DocumentVersion(number=live, digest="a" * 64)),
+            target: attrs.evolve(see(target, "T1"), version=DocumentVersion(number=tombstone, deleted=True)),
+        }
+
+        assert expected is plan_of(views, strategy, policy_with(numbers="hlc", skew=1.0), NOW).action
+
+
+@pytest.mark.parametrize(
     ("text", "vector", "cache", "choice", "expected"),
     [
         ("L1a", "L1b", None, "text", "copy 1a text->vector"),
@@ -574,15 +594,15 @@ def text_wins_ties(views: Mapping[str, Observation]) -> object:
     return _planning._copy(max(text, vector, key=lambda version: _planning.rank(version.number)))
 
 
-def copies_over_tombstones(source: str, views: Mapping[str, Observation], policy: Policy) -> object:
+def copies_over_tombstones(source: str, views: Mapping[str, Observation], policy: Policy, now: float) -> object:
     """Planted: the source of truth overrides tombstones."""
     ours = views[source]
     return _planning._copy(ours.version) if ours.presence is Presence.LIVE else _planning._delete(ours.version)
 
 
-def absence_deletes(source: str, views: Mapping[str, Observation], policy: Policy) -> object:
+def absence_deletes(source: str, views: Mapping[str, Observation], policy: Policy, now: float) -> object:
     """Planted: an absent source means a delete, whatever the setting."""
-    return _trust(source, views, attrs.evolve(policy, missing_source="delete"))
+    return _trust(source, views, attrs.evolve(policy, missing_source="delete"), now)
 
 
 def invents_a_number(version: DocumentVersion | None, *, from_absence: bool = False) -> object:
@@ -696,14 +716,14 @@ def test_a_resolution_converges(case: tuple[dict[str, Observation], Policy], cho
             assert () == plan_of(after, strategy, policy).writes
 
 
-@given(drawn_case(), st.floats(0, 5), st.floats(1.6e9, 2.2e9))
+@given(drawn_case(), st.sampled_from(DECIDING), st.floats(0, 5), st.floats(1.6e9, 2.2e9))
 def test_hlc_decides_no_more_than_counters(
-    case: tuple[dict[str, Observation], Policy], skew: float, now: float
+    case: tuple[dict[str, Observation], Policy], strategy: SyncStrategy, skew: float, now: float
 ) -> None:
     """Doubt about clocks only ever turns a write into a manual case; it never changes what would be written."""
     views, policy = case
-    plain = plan_of(views, RECENT, policy)
+    plain = plan_of(views, strategy, policy)
 
-    doubting = plan_of(views, RECENT, attrs.evolve(policy, numbers="hlc", skew=skew), now)
+    doubting = plan_of(views, strategy, attrs.evolve(policy, numbers="hlc", skew=skew), now)
 
     assert doubting == plain or (plain.writes and doubting.action is PlanAction.MANUAL)

@@ -6,105 +6,26 @@ is made up. `tests/test_planning.py` spells the cases out as a table.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
-
-import attrs
+from typing import Literal, NamedTuple
 
 from ._clock import number_time
 from ._divergence import CRITICAL_STORES, critical_views, is_equal, rank
 from ._errors import InvalidValue
 from ._model import DocumentVersion, SyncStrategy
-from ._views import AbsentMeans, Observation, Presence, StoreTraits
+from ._plan import MANUAL_REASON, CacheStep, PlanAction, PlannedWrite, Policy, RepairPlan
+from ._views import AbsentMeans, Observation, Presence
 
-if TYPE_CHECKING:
-    from ._config import AutoRepairConfig
-    from .abc import Stores
-
-MANUAL_REASON: Final = "Manual resolution required"
-
-
-class PlanAction(enum.Enum):
-    """What a plan does to the critical stores."""
-
-    COPY = "copy"
-    """Write the decided version where it is not held."""
-    DELETE = "delete"
-    """Write a tombstone where it is not held."""
-    NOTHING = "nothing"
-    """The critical stores agree; the cache may still need a step."""
-    MANUAL = "manual"
-    """Only a person can decide; nothing is written."""
-    NOWHERE = "nowhere"
-    """No store holds the document."""
-
-
-class CacheStep(enum.Enum):
-    """What a plan does to the cache, after the critical stores were read back."""
-
-    NONE = "none"
-    REFRESH = "refresh"
-    """Write the document."""
-    INVALIDATE = "invalidate"
-    """Remove the entry."""
-
-
-@attrs.frozen(kw_only=True)
-class PlannedWrite:
-    """A critical store that must be written, fenced by the token that was observed."""
-
-    store: str
-    token: str
-
-
-def _frozen_tokens(tokens: Mapping[str, str]) -> Mapping[str, str]:
-    return MappingProxyType(dict(tokens))
-
-
-@attrs.frozen(kw_only=True)
-class RepairPlan:
-    """What will be done about one document, on the strength of what the stores were seen to hold."""
-
-    doc_id: str
-    strategy: SyncStrategy | None
-    """None for the resolution of a person."""
-    action: PlanAction
-    version: DocumentVersion | None
-    """What every critical store shall hold; None if nothing was decided or nothing shall be there."""
-    sources: tuple[str, ...]
-    """The stores to read the content from, best first; () if none is needed."""
-    writes: tuple[PlannedWrite, ...]
-    cache_step: CacheStep
-    tokens: Mapping[str, str] = attrs.field(converter=_frozen_tokens)
-    """The token of every store that was observed."""
-    reason: str | None
-    """MANUAL and NOWHERE: why, naming stores and numbers."""
-    settle_first: bool
-    """What will be overwritten may be newer than what was decided: wait `settle`, look again, then overwrite."""
-
-
-@attrs.frozen(kw_only=True)
-class Policy:
-    """The settings that decisions depend on."""
-
-    traits: Mapping[str, StoreTraits]
-    missing_source: Literal["refuse", "delete"] = "refuse"
-    cache: Literal["refresh", "invalidate", "fill"] = "refresh"
-    numbers: Literal["counter", "hlc"] = "counter"
-    skew: float = 1.0
-
-    @classmethod
-    def of(cls, stores: Stores, config: AutoRepairConfig) -> Policy:
-        """The policy of an engine with these stores and settings."""
-        return cls(
-            traits={name: store.traits for name, store in stores.by_name.items()},
-            missing_source=config.missing_source,
-            cache=config.cache,
-            numbers=config.numbers,
-            skew=config.skew,
-        )
+__all__ = [
+    "MANUAL_REASON",
+    "CacheStep",
+    "PlanAction",
+    "PlannedWrite",
+    "Policy",
+    "RepairPlan",
+    "plan_repair",
+    "plan_resolution",
+]
 
 
 class _Decision(NamedTuple):
@@ -152,7 +73,7 @@ def _latest_tombstone(first: Observation, second: Observation) -> _Decision:
     return _delete(first.version if rank(_number(first)) >= rank(_number(second)) else second.version)
 
 
-def _trust(source: str, views: Mapping[str, Observation], policy: Policy) -> _Decision:
+def _trust(source: str, views: Mapping[str, Observation], policy: Policy, now: float) -> _Decision:
     """The named store is the source of truth, whatever the numbers say, except that no tombstone is overridden."""
     target = "vector" if source == "text" else "text"
     theirs, ours = views[target], views[source]
@@ -163,7 +84,9 @@ def _trust(source: str, views: Mapping[str, Observation], policy: Policy) -> _De
                 return _manual(views, "they cannot be ordered, and only resolve overrides a tombstone")
             if deleted >= live:
                 return _manual(views, "only resolve overrides a tombstone")
-            return _copy(ours.version)
+            # The one place where a source of truth needs its number.
+            doubt = _untrusted_time(views, policy, now)
+            return _copy(ours.version) if doubt is None else _manual(views, doubt)
         case Presence.LIVE, _:
             return _copy(ours.version)
         case Presence.TOMBSTONE, Presence.TOMBSTONE:
@@ -219,18 +142,18 @@ def _later_copy(views: Mapping[str, Observation]) -> _Decision:
 
 
 def _untrusted_time(views: Mapping[str, Observation], policy: Policy, now: float) -> str | None:
-    """Why the clocks behind the version numbers cannot decide; None if they can."""
+    """Why the clocks behind the version numbers cannot decide; None if they can, or if no clock made the numbers."""
+    if policy.numbers != "hlc":
+        return None
     versions = [view.version for name in CRITICAL_STORES if (view := views[name]).version is not None]
-    numbered = [version for version in versions if version is not None and version.number is not None]
-    for version in numbered:
-        if version.number is not None and number_time(version.number) > now + policy.skew:
-            return f"number {version.number} lies more than {policy.skew:g} s in the future"
-    if len(numbered) == 2:
-        first, second = numbered
-        if first.number is None or second.number is None or first.number == second.number:
-            return None
-        apart = abs(number_time(first.number) - number_time(second.number))
-        if apart <= policy.skew and (first.digest, first.deleted) != (second.digest, second.deleted):
+    moments = [(version.number, version) for version in versions if version is not None and version.number is not None]
+    for number, _ in moments:
+        if number_time(number) > now + policy.skew:
+            return f"number {number} lies more than {policy.skew:g} s in the future"
+    if len(moments) == 2:
+        (one, first), (other, second) = moments
+        apart = abs(number_time(one) - number_time(other))
+        if one != other and apart <= policy.skew and (first.digest, first.deleted) != (second.digest, second.deleted):
             return f"their times are within {policy.skew:g} s of each other"
     return None
 
@@ -363,7 +286,7 @@ def plan_repair(
         return _plan_most_recent(doc_id, views, policy, now)
     source = "text" if strategy is SyncStrategy.TEXT_SOURCE_OF_TRUTH else "vector"
     sources = (source,) if policy.traits[source].holds_text else ()
-    return _plan(doc_id, views, strategy, _trust(source, views, policy), policy, sources=sources)
+    return _plan(doc_id, views, strategy, _trust(source, views, policy, now), policy, sources=sources)
 
 
 def _plan_most_recent(doc_id: str, views: Mapping[str, Observation], policy: Policy, now: float) -> RepairPlan:
@@ -373,11 +296,8 @@ def _plan_most_recent(doc_id: str, views: Mapping[str, Observation], policy: Pol
     if decision.action is PlanAction.COPY and decision.version is not None:
         sources = _most_recent_sources(views, decision.version, policy)
     plan = _plan(doc_id, views, strategy, decision, policy, sources=sources)
-    if policy.numbers == "hlc" and plan.writes:
-        doubt = _untrusted_time(views, policy, now)
-        if doubt is not None:
-            return _plan(doc_id, views, strategy, _manual(views, doubt), policy)
-    return plan
+    doubt = _untrusted_time(views, policy, now) if plan.writes else None
+    return plan if doubt is None else _plan(doc_id, views, strategy, _manual(views, doubt), policy)
 
 
 def plan_resolution(
