@@ -7,6 +7,7 @@ a store and its caller; `RecordingInstrument` remembers what an engine did. Hypo
 
 from __future__ import annotations
 
+from ._contents import EMBEDDING, OTHER_EMBEDDING, HeldCopy, HeldDocument, StoreContents
 from ._contract import PROMISES, ContractBroken, check_store
 from ._doubles import (
     SEED_LATENCIES,
@@ -19,6 +20,8 @@ from ._faults import DriverFault, Fault, FaultKind
 from ._faulty_store import FaultyStore, write_newer
 
 __all__ = [
+    "EMBEDDING",
+    "OTHER_EMBEDDING",
     "PROMISES",
     "SEED_LATENCIES",
     "ContractBroken",
@@ -26,8 +29,11 @@ __all__ = [
     "Fault",
     "FaultKind",
     "FaultyStore",
+    "HeldCopy",
+    "HeldDocument",
     "RecordingInstrument",
     "SimulatedStore",
+    "StoreContents",
     "check_store",
     "make_document",
     "seed_stores",

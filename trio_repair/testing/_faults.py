@@ -46,6 +46,17 @@ class FaultKind(enum.Enum):
     BLOCKED_LOOP = "blocked-loop"
     """† The call blocks the thread, and with it all of Trio, for `delay` seconds of wall time."""
 
+    @property
+    def operations(self) -> frozenset[str]:
+        """Where it can strike."""
+        if self in _LOST:
+            return _UPDATES
+        if self in PER_DOCUMENT or self in (FaultKind.WRONG_LENGTH, FaultKind.CONCURRENT_WRITE):
+            return _BATCHES
+        if self is FaultKind.SWALLOWED_CANCEL:
+            return _BATCHES | {"count"}
+        return frozenset(OPERATIONS)
+
 
 class DriverFault(Exception):
     """What a database driver might raise, untranslated."""
@@ -56,17 +67,6 @@ _LOST: Final = frozenset({FaultKind.ACK_LOST, FaultKind.REQUEST_LOST})
 _DELAYED: Final = frozenset({FaultKind.LATENCY, FaultKind.SWALLOWED_CANCEL, FaultKind.BLOCKED_LOOP})
 _UPDATES: Final = frozenset({"write", "remove"})
 _BATCHES: Final = frozenset({"observe", "read", "prepare", "write", "remove"})
-
-
-def _operations(kind: FaultKind) -> frozenset[str]:
-    """Where a fault of this kind can strike."""
-    if kind in _LOST:
-        return _UPDATES
-    if kind in PER_DOCUMENT or kind in (FaultKind.WRONG_LENGTH, FaultKind.CONCURRENT_WRITE):
-        return _BATCHES
-    if kind is FaultKind.SWALLOWED_CANCEL:
-        return _BATCHES | {"count"}
-    return frozenset(OPERATIONS)
 
 
 @attrs.frozen
@@ -91,7 +91,7 @@ class Fault:
     """Seconds; LATENCY, SWALLOWED_CANCEL and BLOCKED_LOOP need it, the others ignore it."""
 
     def __attrs_post_init__(self) -> None:
-        possible = _operations(self.kind)
+        possible = self.kind.operations
         if self.operation is not None and self.operation not in possible:
             raise InvalidValue("operation", f"{self.kind.value} strikes {', '.join(sorted(possible))} only")
         if self.doc_id is not None and self.operation is not None and self.operation not in _BATCHES:
@@ -107,7 +107,7 @@ class Fault:
 
     def matches(self, operation: str, doc_ids: Sequence[str]) -> bool:
         """Whether it may strike a call of `operation` on these documents. Pure: neither count nor chance."""
-        if operation not in _operations(self.kind) or self.operation not in (None, operation):
+        if operation not in self.kind.operations or self.operation not in (None, operation):
             return False
         if self.doc_id is None:
             return bool(doc_ids) or operation not in _BATCHES
