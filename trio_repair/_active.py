@@ -17,18 +17,19 @@ class ActiveTable:
     """
 
     def __init__(self) -> None:
-        self._entries: set[Entry] = set()
+        # In order of starting, not of addresses in memory: one seed gives one trace, in every process.
+        self._entries: dict[Entry, None] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def add(self, entry: Entry) -> None:
         """The repair starts."""
-        self._entries.add(entry)
+        self._entries[entry] = None
 
     def remove(self, entry: Entry) -> None:
         """The repair has ended."""
-        self._entries.discard(entry)
+        self._entries.pop(entry, None)
 
     def past_deadline(self, now: float) -> list[Entry]:
         """Entries whose time is up. O(running)."""

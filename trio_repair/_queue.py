@@ -73,7 +73,11 @@ class WorkQueue:
         ticket.entry = entry
         entry.tickets.append(ticket)
         self._waiting += 1
-        self._offer(job.doc_id, slot)
+        if slot.heap_order < 0:
+            self._offer(job.doc_id, slot)
+        elif entry.key < slot.heap_key:
+            # In the heap already, under the least key of those before: no need to walk over them again.
+            self._push(job.doc_id, slot, entry.key)
         return entry
 
     def pop(self) -> Entry | None:
@@ -89,12 +93,6 @@ class WorkQueue:
             self._waiting -= len(entry.tickets)
             return entry
         return None
-
-    def has_ready(self) -> bool:
-        """True if `pop` would give an entry."""
-        while self._ready and not self._is_current(self._ready[0]):
-            heapq.heappop(self._ready)
-        return bool(self._ready)
 
     def put_back(self, entry: Entry, ready_at: float) -> None:
         """Return a running entry to the head of its document, to run again at `ready_at` (see `make_ready`)."""
@@ -179,8 +177,10 @@ class WorkQueue:
             return
         # An urgent request behind a less urgent one lends it its urgency: they run in order of arrival.
         key = slot.pending[0].key if len(slot.pending) == 1 else min(entry.key for entry in slot.pending)
-        if slot.heap_order >= 0 and slot.heap_key <= key:
-            return
+        if slot.heap_order < 0 or key < slot.heap_key:
+            self._push(doc_id, slot, key)
+
+    def _push(self, doc_id: str, slot: _Slot, key: float) -> None:
         slot.heap_order = next(self._order)
         slot.heap_key = key
         heapq.heappush(self._ready, (key, slot.heap_order, doc_id))
