@@ -82,7 +82,11 @@ class IdFile:
         except OSError as error:
             raise UsageError(f"--ids-file: cannot read {name}: {error.strerror}") from error
         ids = cls("standard input" if name == "-" else name, file)
-        ids._check()
+        try:
+            ids._check()
+        except UsageError:
+            ids.close()
+            raise
         return ids
 
     def _check(self) -> None:

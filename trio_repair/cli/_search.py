@@ -16,30 +16,41 @@ from ._opening import open_stores
 from ._output import Output, table
 from ._signals import open_interruption
 from ._status import ExitStatus, UsageError
-from ._values import observation_json, version_json
+from ._values import version_json
 from ._words import held_words, number_words
 
 Role: TypeAlias = Literal["text", "vector", "cache"]
 
 _ID_WIDTH: Final = 40
-_SNIPPET_WIDTH: Final = 60
+_PASSAGE_WIDTH: Final = 60
 
 
-class _Hit(Protocol):
+class _TextHit(Protocol):
     @property
     def doc_id(self) -> str: ...
     @property
     def score(self) -> float: ...
+    @property
+    def snippet(self) -> str: ...
+
+
+class _VectorHit(Protocol):
+    @property
+    def doc_id(self) -> str: ...
+    @property
+    def distance(self) -> float: ...
+    @property
+    def text(self) -> str: ...
 
 
 @runtime_checkable
 class _Searchable(Protocol):
-    async def search(self, query: str, limit: int = 10) -> Sequence[_Hit]: ...
+    async def search(self, query: str, limit: int = 10) -> Sequence[_TextHit]: ...
 
 
 @runtime_checkable
 class _Near(Protocol):
-    async def nearest(self, text: str, limit: int = 10) -> Sequence[_Hit]: ...
+    async def nearest(self, text: str, limit: int = 10) -> Sequence[_VectorHit]: ...
 
 
 @runtime_checkable
@@ -48,20 +59,28 @@ class _Gets(Protocol):
 
 
 @attrs.frozen
-class _Found:
-    role: Role
+class _Hit:
     doc_id: str
-    score: float
-    snippet: str
+    measure: float
+    """The text store's score, the greater the better; the vector store's distance, the smaller the better."""
+    passage: str
+
+
+@attrs.frozen
+class _Found:
+    hit: _Hit
     others: Views
     """What the other stores hold of it."""
 
 
-async def _ask(role: Role, store: Store, query: str, limit: int) -> Sequence[_Hit]:
+MEASURE: Final = {"text": "score", "vector": "distance"}
+
+
+async def _ask(role: Role, store: Store, query: str, limit: int) -> list[_Hit]:
     if role == "text" and isinstance(store, _Searchable):
-        return await store.search(query, limit)
+        return [_Hit(hit.doc_id, hit.score, hit.snippet) for hit in await store.search(query, limit)]
     if role == "vector" and isinstance(store, _Near):
-        return await store.nearest(query, limit)
+        return [_Hit(hit.doc_id, hit.distance, hit.text) for hit in await store.nearest(query, limit)]
     raise UsageError(f"the {role} store is of a kind that cannot be searched from here")
 
 
@@ -70,7 +89,7 @@ async def _hits(stores: Stores, role: Role, query: str, limit: int, seconds: flo
     found = []
     for hit, views in zip(hits, await look(stores, [hit.doc_id for hit in hits], seconds=seconds), strict=True):
         others = {name: view for name, view in views.items() if name != role}
-        found.append(_Found(role, hit.doc_id, hit.score, getattr(hit, "snippet", ""), others))
+        found.append(_Found(hit, others))
     return found
 
 
@@ -112,7 +131,7 @@ def _show(output: Output, role: Role, found: Sequence[_Found]) -> None:
         about = _warning(role, hit.others) or ", ".join(
             f"{name} {held_words(view)}" for name, view in hit.others.items()
         )
-        snippet = one_line(" ".join(hit.snippet.split()))[:_SNIPPET_WIDTH]
+        snippet = one_line(" ".join(hit.snippet.split()))[:_PASSAGE_WIDTH]
         rows.append((printable(hit.doc_id, _ID_WIDTH), f"{hit.score:.3f}", about, snippet))
     output.show(table(("document", "score", "elsewhere", "passage"), rows, title=role, numbers=("score",)))
 
@@ -139,18 +158,5 @@ async def run_search(
                     roles: Sequence[Role] = ("text", "vector") if role is None else (role,)
                     for name in roles:
                         found = await _hits(stores, name, query, limit, configuration.engine.store_call_timeout)
-                        if not output.json:
-                            _show(output, name, found)
-                        for hit in found if output.json else ():
-                            others = {store: observation_json(view) for store, view in hit.others.items()}
-                            output.record(
-                                {
-                                    "type": "hit",
-                                    "store": name,
-                                    "doc_id": hit.doc_id,
-                                    "score": hit.score,
-                                    "passage": hit.snippet,
-                                    "elsewhere": others,
-                                }
-                            )
+                        (_record if output.json else _show)(output, name, found)
     return ExitStatus.INTERRUPTED if interruption.signals else status

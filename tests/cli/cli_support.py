@@ -1,0 +1,263 @@
+"""Small real stores, damaged as dual writes damage them, and the installed command run on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from trio_repair.stores.sqlite_cache import open_sqlite_cache
+from trio_repair.stores.sqlite_vector import open_sqlite_vector
+
+from trio_repair import ContentDefinition, Document, DocumentVersion, Removal, Stores, Write, WriteAnswer, WriteStatus
+from trio_repair.abc import Store
+from trio_repair.embedding import HashingEmbedder, WindowChunker
+from trio_repair.stores.sqlite_text import open_sqlite_text
+
+DOCUMENTS = 40
+
+CONFIGURATION = """\
+[repair]
+settle = 0.05
+store_call_timeout = 5.0
+max_changed = 0.5
+max_deletes = 0.1
+
+[stores.text]
+kind = "sqlite-text"
+path = "text.db"
+
+[stores.vector]
+kind = "sqlite-vector"
+path = "vector.db"
+
+[stores.vector.embedder]
+kind = "hashing"
+dimension = 32
+
+[stores.cache]
+kind = "sqlite-cache"
+path = "cache.db"
+"""
+
+
+def doc_id(number: int) -> str:
+    """The id of one of the documents."""
+    return f"doc-{number:02}"
+
+
+def document(number: int, version: int = 1, text: str | None = None) -> Document:
+    """One of the documents, in some version."""
+    content = f"document {number} speaks of topic{number % 7} in version {version}" if text is None else text
+    digest = ContentDefinition().digest(content, {})
+    return Document(doc_id=doc_id(number), text=content, version=DocumentVersion(number=version, digest=digest))
+
+
+@attrs.frozen
+class Application:
+    """Writes as an application does: one store after the other, without the engine."""
+
+    stores: Stores
+
+    async def put(self, store: Store, *documents: Document) -> None:
+        """Write documents over whatever the store holds."""
+        observations = await store.observe([one.doc_id for one in documents])
+        prepared = await store.prepare(documents)
+        answers = await store.write(
+            [Write(prepared=ready, token=seen.token) for ready, seen in zip(prepared, observations, strict=True)]
+        )
+        self._landed(answers)
+
+    async def forget(self, store: Store, *doc_ids: str) -> None:
+        """Take rows away, without a tombstone."""
+        observations = await store.observe(doc_ids)
+        self._landed(
+            await store.remove(
+                [Removal(doc_id=one, token=seen.token) for one, seen in zip(doc_ids, observations, strict=True)]
+            )
+        )
+
+    @staticmethod
+    def _landed(answers: Sequence[WriteAnswer]) -> None:
+        assert {WriteStatus.LANDED} == {answer.status for answer in answers}
+
+
+def with_stores(directory: Path, work: Callable[[Application], Any], *, create: bool = False) -> Any:
+    """Do something with the stores of a directory, which are closed afterwards."""
+
+    async def main() -> Any:
+        async with AsyncExitStack() as stack:
+            text = await stack.enter_async_context(open_sqlite_text(directory / "text.db", create=create))
+            vector = await stack.enter_async_context(
+                open_sqlite_vector(
+                    directory / "vector.db",
+                    embedder=HashingEmbedder(dimension=32),
+                    chunker=WindowChunker(),
+                    create=create,
+                )
+            )
+            cache = await stack.enter_async_context(open_sqlite_cache(directory / "cache.db", create=create))
+            return await work(Application(Stores(text=text, vector=vector, cache=cache)))
+
+    return trio.run(main)
+
+
+async def fill(application: Application) -> None:
+    documents = [document(number) for number in range(DOCUMENTS)]
+    stores = application.stores
+    await application.put(stores.text, *documents)
+    await application.put(stores.vector, *documents)
+    assert stores.cache is not None
+    await application.put(stores.cache, *documents[::2])
+
+
+DAMAGE = {
+    doc_id(1): {"vector missing"},
+    doc_id(3): {"vector stale"},
+    doc_id(5): {"text stale"},
+    doc_id(7): {"vector orphan"},
+    doc_id(9): {"vector undeleted"},
+    doc_id(11): {"vector conflict"},
+    doc_id(12): {"cache stale-cache"},
+}
+"""What `damage` does, in the words of `check`."""
+
+
+async def damage(application: Application) -> None:
+    text, vector, cache = application.stores.text, application.stores.vector, application.stores.cache
+    assert cache is not None
+    await application.forget(vector, doc_id(1))
+    await application.put(text, document(3, 2))
+    await application.put(vector, document(5, 2))
+    await application.forget(text, doc_id(7))
+    await application.put(text, Document.tombstone(doc_id(9), number=2))
+    await application.put(vector, document(11, 1, "the same version, but something else"))
+    await application.put(text, document(12, 2))
+    await application.put(vector, document(12, 2))
+
+
+def configure(directory: Path, old: str, new: str) -> None:
+    """Change the configuration of a directory."""
+    path = directory / "trio-repair.toml"
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+
+
+@attrs.frozen
+class Done:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Stdout as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Stdout as one JSON line."""
+        (record,) = self.records
+        return record
+
+    @property
+    def complaint(self) -> str:
+        """The one line on stderr of a command that could not be done."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("trio-repair: ")
+        assert self.out == ""
+        return line.removeprefix("trio-repair: ")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """A plain environment: no colour, no terminal width."""
+    kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "FORCE_COLOR"}}
+    return kept | extra
+
+
+def run(*arguments: str | bytes | Path, **options: Any) -> Done:
+    """Run the installed command in a process of its own."""
+    options.setdefault("env", environment())
+    stdin = options.pop("input", b"")
+    done = subprocess.run(
+        [sys.executable, "-m", "trio_repair", *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=50,
+        check=False,
+        **options,
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def found_by_check(directory: Path) -> dict[str, set[str]]:
+    """What `check` finds, in the form of `DAMAGE`."""
+    records = run("check", "--dir", directory, "--json").records
+    return {
+        record["doc_id"]: {f"{finding['store']} {finding['kind']}" for finding in record["findings"]}
+        for record in records
+        if record["type"] == "divergence"
+    }
+
+
+PLUGIN = '''\
+"""A store that is slow or hangs, around one of the real ones: for tests only."""
+import threading
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import trio
+
+
+class Troubled:
+    def __init__(self, store, settings, directory):
+        self._store = store
+        self._settings = settings
+        self._directory = directory
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def _trouble(self, method, doc_ids):
+        settings = self._settings
+        if settings.get("method", "write") != method:
+            return
+        if "doc_id" in settings and settings["doc_id"] not in doc_ids:
+            return
+        marker = settings.get("marker")
+        if marker is not None:
+            (self._directory / marker).touch()
+        if settings.get("hangs"):
+            await trio.to_thread.run_sync(threading.Event().wait, abandon_on_cancel=True)
+        await trio.sleep(settings.get("delay", 0.0))
+        if "waits_for" in settings:
+            while not (self._directory / settings["waits_for"]).exists():
+                await trio.sleep(0.01)
+
+    async def observe(self, doc_ids):
+        await self._trouble("observe", doc_ids)
+        return await self._store.observe(doc_ids)
+
+    async def write(self, writes):
+        await self._trouble("write", [write.prepared.document.doc_id for write in writes])
+        return await self._store.write(writes)
+
+
+@asynccontextmanager
+async def troubled(settings, *, name, directory, content, create):
+    (factory,) = [entry.load() for entry in entry_points(group="trio_repair.stores") if entry.name == settings["around"]]
+    inner = {key: value for key, value in settings["inner"].items()}
+    async with factory(inner, name=name, directory=directory, content=content, create=create) as store:
+        yield Troubled(store, settings, Path(directory))
+'''
