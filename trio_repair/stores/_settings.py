@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import importlib
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trio_repair import InvalidValue
+from trio_repair.abc import Chunker, Embedder
+from trio_repair.embedding import HashingEmbedder, WindowChunker
 
 from ._sqlite import Synchronous
 
@@ -50,25 +54,74 @@ def synchronous_setting(settings: Mapping[str, Any]) -> Synchronous:
     raise InvalidValue("synchronous", f"must be 'full' or 'normal', not {value!r}")
 
 
-def table_setting(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A table of settings, which may be left out.
+def embedder_setting(settings: Mapping[str, Any]) -> Embedder:
+    """The embedder that the table `embedder` describes; without it, feature hashing.
 
     Raises:
-        InvalidValue: it is not a table.
+        InvalidValue: the table is not usable.
     """
-    value = settings.get(key, {})
-    if not isinstance(value, Mapping):
+    made = _from_table(settings, "embedder", "hashing", HashingEmbedder, ("dimension",))
+    if not isinstance(made, Embedder):
+        raise InvalidValue("embedder.kind", "does not return an embedder (see trio_repair.abc.Embedder)")
+    return made
+
+
+def chunker_setting(settings: Mapping[str, Any]) -> Chunker:
+    """The chunker that the table `chunker` describes; without it, windows.
+
+    Raises:
+        InvalidValue: the table is not usable.
+    """
+    made = _from_table(settings, "chunker", "windows", WindowChunker, ("size", "overlap"))
+    if not isinstance(made, Chunker):
+        raise InvalidValue("chunker.kind", "does not return a chunker (see trio_repair.abc.Chunker)")
+    return made
+
+
+def _from_table(
+    settings: Mapping[str, Any], key: str, own: str, factory: Callable[..., object], known: tuple[str, ...]
+) -> object:
+    """What a table with the key `kind` describes: one of ours by its name, or what somebody else's callable makes."""
+    table = settings.get(key, {})
+    if not isinstance(table, Mapping):
         raise InvalidValue(key, "must be a table")
-    return value
+    arguments = dict(table)
+    kind = arguments.pop("kind", own)
+    if kind == own:
+        refuse_unknown(arguments, known, under=f"{key}.")
+    elif isinstance(kind, str) and ":" in kind:
+        factory = _imported(kind, f"{key}.kind")
+    else:
+        raise InvalidValue(f"{key}.kind", f"must be {own!r}, or 'package.module:name' of a callable, not {kind!r}")
+    try:
+        return factory(**arguments)
+    except InvalidValue as error:
+        raise InvalidValue(f"{key}.{error.field}", error.problem) from None
+    except TypeError as error:
+        raise InvalidValue(key, f"{kind!r} does not take these settings: {error}") from error
 
 
-def whole_setting(settings: Mapping[str, Any], key: str, default: int, *, under: str = "") -> int:
-    """A whole number.
+def _imported(target: str, key: str) -> Callable[..., object]:
+    module, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidValue(key, f"{target!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise InvalidValue(key, f"{target!r} is not callable")
+    made: Callable[..., object] = found
+    return made
+
+
+def seconds_setting(settings: Mapping[str, Any], key: str) -> float | None:
+    """A time span, or None if it is not there.
 
     Raises:
-        InvalidValue: it is not one.
+        InvalidValue: it is not a finite number above 0.
     """
-    value = settings.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidValue(f"{under}{key}", f"must be a whole number, not {value!r}")
-    return value
+    value = settings.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InvalidValue(key, f"must be a finite number of seconds above 0, not {value!r}")
+    return float(value)

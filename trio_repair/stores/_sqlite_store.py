@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import datetime as dt
+import functools
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -364,7 +365,7 @@ class SqliteStore(abc.ABC):
             token=_token(row),
             version=DocumentVersion(number=number, digest=digest, updated_at=moment),
             intact=parts == whole and digest != "",
-            embedding=None if embedding is None else EmbeddingIdentity(**json.loads(embedding)),
+            embedding=None if embedding is None else _identity(embedding),
         )
 
     def _digest(self, row: Row) -> str:
@@ -499,6 +500,11 @@ class SqliteStore(abc.ABC):
             self._erase(session, json.dumps(erased, ensure_ascii=False))
         if puts:
             self._put(session, puts)
+
+
+@functools.lru_cache(maxsize=64)
+def _identity(fields: str) -> EmbeddingIdentity:
+    return EmbeddingIdentity(**json.loads(fields))
 
 
 def _token(row: Row) -> str:

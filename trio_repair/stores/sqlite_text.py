@@ -30,14 +30,14 @@ _SCHEMA: Final = """
 CREATE TABLE documents (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   doc_id TEXT NOT NULL UNIQUE CHECK (length(CAST(doc_id AS BLOB)) BETWEEN 1 AND 2048),
-  text TEXT CHECK (deleted = 1 OR text IS NOT NULL),
-  metadata TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
   number INTEGER CHECK (number BETWEEN 0 AND 9007199254740991),
   digest TEXT,
   deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1)),
   updated_at TEXT,
   written_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')),
-  rev INTEGER NOT NULL DEFAULT 0
+  rev INTEGER NOT NULL DEFAULT 0,
+  text TEXT CHECK (deleted = 1 OR text IS NOT NULL),
+  metadata TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(metadata) AND json_type(metadata) = 'object')
 ) STRICT;
 CREATE INDEX documents_deleted ON documents (doc_id) WHERE deleted = 1;
 
@@ -58,8 +58,9 @@ END;
     "digest = CASE WHEN NEW.digest IS OLD.digest AND (NEW.text IS NOT OLD.text OR NEW.metadata IS NOT OLD.metadata)"
     " THEN NULL ELSE NEW.digest END"
 )
-# FTS5 must never be told to delete what it does not hold, which would corrupt it: hence each EXISTS. AUTOINCREMENT:
-# a REPLACE by foreign SQL may leave an index row behind, and no later document may inherit its id.
+# FTS5 must never be told to delete what it does not hold, which would corrupt it: hence each EXISTS. AUTOINCREMENT: a
+# REPLACE by foreign SQL may leave an index row behind, and no later document may inherit its id. The text stands last,
+# so that looking at the other columns of a long document reads no overflow pages.
 
 _INSERT: Final = (
     "INSERT INTO documents (doc_id, text, metadata, number, digest, deleted, updated_at, written_at, rev) VALUES"

@@ -1,0 +1,81 @@
+"""An embedder without a model: feature hashing."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from .threads import check_positive
+
+_WORD: Final = re.compile(r"\w+")
+_BIGRAM_WEIGHT: Final = 0.5
+_MASK: Final = 2**64 - 1
+
+
+class HashingEmbedder:
+    """Counts words and pairs of neighbouring words into `dimension` buckets, signed, and scales to length 1.
+
+    It is what it is called: texts that share words are near each other, synonyms are not. It needs no model and no
+    network, and gives the same vectors in every process, on every machine. Text without words has the zero vector.
+
+    Feature hashing: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009.
+
+    Args:
+        dimension: how many numbers one vector has.
+
+    Raises:
+        InvalidValue: `dimension` is not an int of at least 1.
+    """
+
+    def __init__(self, dimension: int = 256) -> None:
+        self._dimension = check_positive("dimension", dimension)
+
+    def __repr__(self) -> str:
+        return f"HashingEmbedder({self._dimension})"
+
+    @property
+    def model(self) -> str:
+        """Names the method; the dimension stands beside it in every identity."""
+        return "feature-hashing-v1"
+
+    @property
+    def dimension(self) -> int:
+        """How many numbers one vector has."""
+        return self._dimension
+
+    async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """One vector for each text, in order; computed in a worker thread.
+
+        **If cancelled:** it returns at once; the thread ends by itself.
+        """
+        return await trio.to_thread.run_sync(self._embed_all, list(texts), abandon_on_cancel=True)
+
+    def _embed_all(self, texts: list[str]) -> list[array[float]]:
+        hashes: dict[str, int] = {}
+        return [self._vector(text, hashes) for text in texts]
+
+    def _vector(self, text: str, known: dict[str, int]) -> array[float]:
+        """The vector of one text; `known` remembers the hashes of words from text to text."""
+        size = self._dimension
+        buckets = [0.0] * size
+        previous = 0
+        for word in _WORD.findall(text.lower()):
+            mixed = known.get(word)
+            if mixed is None:
+                # CRC-32 alone is linear; a multiplication spreads it, so that sign and bucket are independent.
+                mixed = known[word] = (zlib.crc32(word.encode(errors="replace")) + 1) * 0x9E3779B97F4A7C15 & _MASK
+            buckets[(mixed >> 32) % size] += 1.0 if mixed & 0x80000000 else -1.0
+            pair = (previous * 31 ^ mixed) * 0xBF58476D1CE4E5B9 & _MASK
+            if previous:
+                buckets[(pair >> 32) % size] += _BIGRAM_WEIGHT if pair & 0x80000000 else -_BIGRAM_WEIGHT
+            previous = mixed
+        length = math.sqrt(math.fsum(value * value for value in buckets))
+        if length:
+            buckets = [value / length for value in buckets]
+        return array("f", buckets)

@@ -1,0 +1,120 @@
+"""Chunks and vectors for a batch of documents, such that what is wrong with one document stays with it."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import attrs
+
+from trio_repair import InvalidValue
+from trio_repair.abc import Chunk, Chunker, Embedder
+from trio_repair.embedding import rebuild_text
+
+MAX_DIMENSION: Final = 8192
+"""sqlite-vec takes no longer vectors."""
+
+_TEXTS_PER_CALL: Final = 128
+_GIVE_UP_AFTER: Final = 3
+
+
+@attrs.frozen
+class Failure:
+    """Why a text has no vector."""
+
+    problem: str
+    transient: bool
+    """True if the embedder may manage another time."""
+
+
+Vector: TypeAlias = bytes
+"""`dimension` 32-bit floats in the machine's byte order, as sqlite-vec stores them."""
+
+
+def check_embedder(embedder: Embedder) -> Embedder:
+    """Return an embedder whose properties are usable.
+
+    Raises:
+        InvalidValue: they are not.
+    """
+    model, dimension = embedder.model, embedder.dimension
+    if not isinstance(model, str) or not model:
+        raise InvalidValue("embedder", "its model must be a str that is not empty")
+    if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSION:
+        raise InvalidValue("embedder", f"its dimension must be an int from 1 to {MAX_DIMENSION}, not {dimension!r}")
+    return embedder
+
+
+def cut(chunker: Chunker, text: str) -> Sequence[Chunk] | Failure:
+    """The chunks of a text, proven to give it back."""
+    try:
+        chunks = chunker.chunk(text)
+        rebuilt = rebuild_text((chunk.start, chunk.text) for chunk in chunks)
+    except Exception as error:
+        return Failure(f"the chunker {chunker.identity!r} raised {type(error).__name__}", transient=False)
+    if not chunks or rebuilt != text:
+        problem = f"the chunker {chunker.identity!r} gave chunks that do not cover the text"
+        return Failure(problem, transient=False)
+    return chunks
+
+
+async def embed_texts(embedder: Embedder, texts: Sequence[str]) -> list[Vector | Failure]:
+    """A vector for each text, or why it has none.
+
+    A call that fails is tried again in halves, so that a poisonous text fails alone. If the embedder fails for one
+    text after the other without a single success, it is taken to be down, and the rest is not tried.
+
+    **If cancelled:** nothing has changed.
+    """
+    work = _Work(embedder)
+    vectors: list[Vector | Failure] = []
+    for start in range(0, len(texts), _TEXTS_PER_CALL):
+        vectors += await work.embed(texts[start : start + _TEXTS_PER_CALL])
+    return vectors
+
+
+@attrs.define
+class _Work:
+    embedder: Embedder
+    succeeded: bool = False
+    down: int = 0
+    """Single texts that failed for a reason that has nothing to do with them."""
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector | Failure]:
+        failure: Failure
+        if self.down >= _GIVE_UP_AFTER and not self.succeeded:
+            return [self._failure("failed for every text that was tried", transient=True)] * len(texts)
+        try:
+            vectors = await self.embedder.embed(texts)
+            given = len(vectors)
+        except (ValueError, TypeError) as error:
+            failure = self._failure(f"raised {type(error).__name__}", transient=False)
+        except Exception as error:
+            failure = self._failure(f"raised {type(error).__name__}", transient=True)
+        else:
+            if given == len(texts):
+                self.succeeded = True
+                return [self._packed(vector) for vector in vectors]
+            failure = self._failure(f"gave {given} vectors for {len(texts)} texts", transient=False)
+        if len(texts) > 1:
+            middle = len(texts) // 2
+            return [*await self.embed(texts[:middle]), *await self.embed(texts[middle:])]
+        self.down += failure.transient
+        return [failure]
+
+    def _packed(self, vector: Sequence[float]) -> Vector | Failure:
+        try:
+            numbers = array("f", vector)
+        except (TypeError, ValueError, OverflowError):
+            return self._failure("gave a vector that is not a sequence of numbers", transient=False)
+        dimension = self.embedder.dimension
+        if len(numbers) != dimension:
+            return self._failure(f"gave a vector of {len(numbers)} numbers, not of {dimension}", transient=False)
+        if not math.isfinite(sum(numbers)):  # in doubles, where finite 32-bit floats cannot overflow
+            return self._failure("gave a vector with NaN or infinity", transient=False)
+        return numbers.tobytes()
+
+    def _failure(self, problem: str, *, transient: bool) -> Failure:
+        return Failure(f"the embedder {self.embedder.model!r} {problem}", transient)
