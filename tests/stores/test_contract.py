@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,7 +16,25 @@ import trio.testing
 from trio_repair import ContentDefinition, EmbeddingIdentity, Fence
 from trio_repair.abc import Store
 from trio_repair.stores.memory import MemoryStore
+from trio_repair.stores.sqlite_text import open_sqlite_text
 from trio_repair.testing import PROMISES, FaultyStore, SimulatedStore, check_store
+
+
+class Files:
+    """Opens store files: a new one each time, or `again` the one that was opened last."""
+
+    def __init__(self, open_file: Callable[[Path], AbstractAsyncContextManager[Store]], directory: Path) -> None:
+        self._open = open_file
+        self._directory = directory
+        self._count = 0
+
+    def __call__(self) -> AbstractAsyncContextManager[Store]:
+        self._count += 1
+        return self.again()
+
+    def again(self) -> AbstractAsyncContextManager[Store]:
+        return self._open(self._directory / f"{self._count}.db")
+
 
 MODEL = EmbeddingIdentity(model="model", dimension=3, chunking="whole")
 
@@ -64,6 +84,12 @@ async def test_memory_with_metadata_as_content(keys: tuple[str, ...]) -> None:
         yield MemoryStore(content=content)
 
     await check_store(open_store, content=content)
+
+
+async def test_sqlite_text(tmp_path: Path) -> None:
+    """The SQLite text store keeps the contract, between two connections to one file too."""
+    files = Files(functools.partial(open_sqlite_text, create=True, synchronous="normal"), tmp_path)
+    await check_store(files, again=files.again)
 
 
 def test_doubles_keep_the_contract() -> None:

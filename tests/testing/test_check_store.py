@@ -597,6 +597,7 @@ def test_wrong_stores_cover_the_promises() -> None:
     """Nearly every promise has a wrong store that it rejects; those without are listed with the reason."""
     uncovered = set(PROMISES) - {promise for _, promise in WRONG}
     assert uncovered == {
+        "seen-elsewhere",  # needs a second handle: see test_second_handle
         "empty-at-first",  # about the factory: see test_factory_must_give_empty_stores
         "max-calls-at-once",  # see test_store_that_mixes_up_calls
         "no-lost-update",  # the same mistake as one-winner: see test_lost_updates
@@ -692,6 +693,92 @@ def test_weak_fence_is_believed() -> None:
         changed_traits: ClassVar[dict[str, Any]] = {"fence": Fence.WEAK}
 
     in_virtual_time(HonestlyWeak)
+
+
+class Shared(Right):
+    """A handle on contents that all handles have in common, as two processes have a file."""
+
+    def __init__(self, first: Shared | None) -> None:
+        super().__init__()
+        self._counter: list[int] = [0] if first is None else first._counter
+        if first is not None:
+            self._copies = first._copies
+
+    def _next_token(self) -> str:
+        self._counter[0] += 1
+        return f"shared {self._counter[0]}"
+
+
+class CachesLooks(Shared):
+    """A handle believes what it last wrote, and does not see what others write."""
+
+    def __init__(self, first: Shared | None) -> None:
+        super().__init__(first)
+        self._believed: dict[str, Observation] = {}
+
+    def observe_nowait(self, doc_id: str) -> Observation:
+        return self._believed.get(doc_id, super().observe_nowait(doc_id))
+
+    def _replace(self, doc_id: str, document: Document | None) -> Observation:
+        self._believed.pop(doc_id, None)
+        self._believed[doc_id] = super()._replace(doc_id, document)
+        return self._believed[doc_id]
+
+
+class CountsByItself(Shared):
+    """Each handle counts revisions from its own start, so tokens come back."""
+
+    def _next_token(self) -> str:
+        self._revision += 1
+        return f"mine {self._revision}"
+
+
+class ForgetsOnClose(Shared):
+    """What was written is gone when the store is closed."""
+
+    async def aclose(self) -> None:
+        self._copies.clear()
+        await super().aclose()
+
+
+def two_handles(kind: type[Shared]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """A factory, and one for further handles on what it opened last."""
+    latest: list[Shared] = []
+
+    @asynccontextmanager
+    async def open_new() -> AsyncIterator[Shared]:
+        latest[:] = [kind(None)]
+        yield latest[0]
+
+    @asynccontextmanager
+    async def open_again() -> AsyncIterator[Shared]:
+        yield kind(latest[0])
+
+    return open_new, open_again
+
+
+@pytest.mark.parametrize(
+    ("kind", "promise"),
+    [
+        (CachesLooks, "seen-elsewhere"),
+        (CachesLooks, "one-winner"),
+        (CountsByItself, "seen-elsewhere"),
+        (ForgetsOnClose, "seen-elsewhere"),
+    ],
+)
+async def test_second_handle(kind: type[Shared], promise: str) -> None:
+    """Mistakes that show only between handles are found if the suite is given a second one, and only then."""
+    first, again = two_handles(kind)
+    await check_store(first, only=[promise])
+    with pytest.raises(ContractBroken) as caught:
+        await check_store(first, again=again, only=[promise])
+    assert list(caught.value.breaches) == [promise]
+
+
+async def test_right_store_with_a_second_handle_is_accepted() -> None:
+    """The control: handles that share contents and counter keep every promise."""
+    first, again = two_handles(Shared)
+    await check_store(first, again=again)
 
 
 def test_unknown_promise_is_refused() -> None:

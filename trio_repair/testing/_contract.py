@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
 import trio
 
 from trio_repair import ContentDefinition, InvalidValue
-from trio_repair.abc import Store
 
 from ._promises_content import CONTENT
 from ._promises_fence import FENCE
 from ._promises_scan import SCAN
-from ._subject import Breach, Promise, Subject
+from ._subject import Breach, Factory, Promise, Subject
 
 __all__ = ["PROMISES", "ContractBroken", "check_store"]
 
@@ -39,8 +37,9 @@ class ContractBroken(AssertionError):
 
 
 async def check_store(
-    factory: Callable[[], AbstractAsyncContextManager[Store]],
+    factory: Factory,
     *,
+    again: Factory | None = None,
     content: ContentDefinition | None = None,
     only: Collection[str] | None = None,
     timeout: float = 60.0,  # noqa: ASYNC109 - a bound on each promise, part of what is checked
@@ -58,6 +57,8 @@ async def check_store(
 
     Args:
         factory: opens an *empty* store, a new one each time; called once for each promise.
+        again: opens another handle on the contents of the store that `factory` opened last, as another process would.
+            The races are then run between handles, and what one writes the other must see. None: one handle only.
         content: what a document's digest covers in these stores; None: the text alone.
         only: names of promises to check (see `PROMISES`); None: all.
         timeout: seconds that one promise may take; a store that hangs breaks it.
@@ -77,7 +78,7 @@ async def check_store(
     first: Exception | None = None
     for one in chosen:
         try:
-            await _check(one, factory, definition, timeout)
+            await _check(one, factory, again, definition, timeout)
         except Exception as error:
             cause = _innermost(error)
             if isinstance(cause, Breach):
@@ -90,11 +91,11 @@ async def check_store(
 
 
 async def _check(
-    one: Promise, factory: Callable[[], AbstractAsyncContextManager[Store]], content: ContentDefinition, seconds: float
+    one: Promise, factory: Factory, again: Factory | None, content: ContentDefinition, seconds: float
 ) -> None:
     with trio.move_on_after(seconds) as scope:
         async with factory() as store:
-            await one.check(Subject.of(store, content))
+            await one.check(Subject.of(store, content, again))
     if scope.cancelled_caught:
         raise Breach(f"no end within {seconds:g} s")
 

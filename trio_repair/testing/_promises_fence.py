@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -138,18 +139,22 @@ async def _one_winner(subject: Subject) -> None:
     if subject.traits.fence is not Fence.STRONG:
         return
     writers = 8
-    for number in range(10):
-        token = (await subject.look("a")).token
-        documents = [
-            subject.document("a", f"round {number}, writer {index}", number=number) for index in range(writers)
-        ]
-        prepared = [(await subject.prepare(document))[0] for document in documents]
-        writes = [Write(prepared=one, token=token) for one in prepared]
-        answers = await subject.together([lambda write=write: subject.write(write) for write in writes])  # type: ignore[misc]
-        landed = [index for index, (answer,) in enumerate(answers) if answer.status is WriteStatus.LANDED]
-        if len(landed) != 1:
-            broken(f"of {writers} writers on one token, {len(landed)} landed")
-        await subject.require_held(documents[landed[0]])
+    async with subject.open_handles() as handles:
+        for number in range(10):
+            token = (await subject.look("a")).token
+            documents = [
+                subject.document("a", f"round {number}, writer {index}", number=number) for index in range(writers)
+            ]
+            acts = []
+            for index, document in enumerate(documents):
+                handle = handles[index % len(handles)]
+                (prepared,) = await handle.prepare(document)
+                acts.append(functools.partial(handle.write, Write(prepared=prepared, token=token)))
+            answers = await subject.together(acts)
+            landed = [index for index, (answer,) in enumerate(answers) if answer.status is WriteStatus.LANDED]
+            if len(landed) != 1:
+                broken(f"of {writers} writers on one token, {len(landed)} landed")
+            await subject.require_held(documents[landed[0]])
 
 
 @promise(FENCE, "no-lost-update", "Writers that look again when refused lose nothing of each other's (strong fence).")
@@ -158,19 +163,48 @@ async def _no_lost_update(subject: Subject) -> None:
         return
     writers, rounds = 6, 5
 
-    async def count_up() -> None:
+    async def count_up(handle: Subject) -> None:
         for _ in range(rounds):
             while True:
-                seen = await subject.look("a")
+                seen = await handle.look("a")
                 number = 0 if seen.version is None or seen.version.number is None else seen.version.number
-                answer = await subject.put_over(
-                    subject.document("a", f"count {number + 1}", number=number + 1), seen.token
-                )
-                if answer.status is WriteStatus.LANDED:
+                document = handle.document("a", f"count {number + 1}", number=number + 1)
+                if (await handle.put_over(document, seen.token)).status is WriteStatus.LANDED:
                     break
 
-    await subject.together([count_up] * writers)
+    async with subject.open_handles() as handles:
+        await subject.together([functools.partial(count_up, handles[index % len(handles)]) for index in range(writers)])
     await subject.require_held(subject.document("a", f"count {writers * rounds}", number=writers * rounds))
+
+
+@promise(FENCE, "seen-elsewhere", "Another handle sees what was written, under the same tokens, now and after closing.")
+async def _seen_elsewhere(subject: Subject) -> None:
+    if subject.again is None:
+        return
+    held = [subject.document("a", "first"), subject.document("b", "text", metadata={"key": "value"})]
+    async with subject.open_handles() as (here, there):
+        landed = await here.put(*held)
+        require(await there.observe("a", "b") == landed, "another handle shows another state or other tokens")
+        await there.require_held(*held)
+        held[0] = subject.document("a", "second", number=2)
+        answer = await there.put_over(held[0], landed[0].token)
+        require(answer.status is WriteStatus.LANDED, f"on another handle's token, a write was {answer.status}")
+        answer = await here.put_over(subject.document("a", "stale", number=9), landed[0].token)
+        require(
+            answer.status is WriteStatus.REFUSED, f"on a token that another handle outdated, it was {answer.status}"
+        )
+        await here.require_held(*held)
+        before = await there.scan()
+    await subject.store.aclose()
+    async with subject.again() as store:
+        later = Subject.of(store, subject.content, subject.again)
+        await later.require_held(*held)
+        require(await later.scan() == before, "reopened, the store shows other states or other tokens")
+        answer = await later.put_over(subject.document("a", "stale", number=9), landed[0].token)
+        require(answer.status is WriteStatus.REFUSED, f"reopened, a write on an outdated token was {answer.status}")
+        await later.take_away("b")
+        (again,) = await later.put(held[1])
+        require(again.token != landed[1].token, "reopened, a recreated document got a token that was there before")
 
 
 @promise(FENCE, "cancelled-whole", "A cancelled call leaves each document as it was or as it was to be, and stays so.")

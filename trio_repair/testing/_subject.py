@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import reprlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import attrs
@@ -28,6 +29,9 @@ from trio_repair import (
 from trio_repair.abc import Store
 
 from ._doubles import make_document
+
+Factory: TypeAlias = Callable[[], AbstractAsyncContextManager[Store]]
+"""Opens a store."""
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
@@ -60,13 +64,24 @@ class Subject:
     store: Store
     content: ContentDefinition
     traits: StoreTraits
+    again: Factory | None
+    """Opens another handle on the same contents; None if the user named none."""
     _slots: trio.CapacityLimiter
 
     @classmethod
-    def of(cls, store: Store, content: ContentDefinition) -> Subject:
+    def of(cls, store: Store, content: ContentDefinition, again: Factory | None) -> Subject:
         """Wrap `store`, whose traits are read once."""
         traits = store.traits
-        return cls(store, content, traits, trio.CapacityLimiter(traits.max_calls))
+        return cls(store, content, traits, again, trio.CapacityLimiter(traits.max_calls))
+
+    @asynccontextmanager
+    async def open_handles(self) -> AsyncGenerator[list[Subject], None]:
+        """This handle and, if there can be one, another on the same contents."""
+        if self.again is None:
+            yield [self]
+            return
+        async with self.again() as store:
+            yield [self, Subject.of(store, self.content, self.again)]
 
     def document(
         self,
