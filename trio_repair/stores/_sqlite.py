@@ -207,29 +207,6 @@ class Session:
             )
 
 
-def revision_triggers(on_update: str, *, now: str = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')") -> str:
-    """Triggers that give a new rev to each row of ``documents`` that is not written by the store itself.
-
-    The store's own rows come with a rev above the counter, or, in an update, with another rev than before.
-
-    Args:
-        on_update: further assignments to a row that foreign SQL has updated.
-        now: the SQL expression for `written_at`.
-    """
-    return f"""
-CREATE TRIGGER documents_inserted AFTER INSERT ON documents WHEN NEW.rev <= (SELECT value FROM revision) BEGIN
-  UPDATE revision SET value = value + 1;
-  UPDATE documents SET rev = (SELECT value FROM revision) WHERE id = NEW.id;
-END;
-CREATE TRIGGER documents_updated AFTER UPDATE ON documents WHEN NEW.rev = OLD.rev BEGIN
-  UPDATE revision SET value = value + 1;
-  UPDATE documents SET rev = (SELECT value FROM revision), {on_update},
-    written_at = CASE WHEN NEW.deleted > OLD.deleted THEN {now} ELSE NEW.written_at END
-  WHERE id = NEW.id;
-END;
-"""
-
-
 def open_file(file: SqliteFile) -> None:
     """Make the file if it may be made, and see that it is one of ours; in the store's thread.
 

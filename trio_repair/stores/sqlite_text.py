@@ -20,24 +20,37 @@ import attrs
 from trio_repair import AbsentMeans, ContentDefinition, Fence, InvalidValue, StoreTraits
 
 from ._encoding import check_limit, load_json, moment_text
+from ._layout import (
+    DATE_DELETE,
+    DIGEST_FITS,
+    DOC_ID_COLUMN,
+    METADATA_COLUMN,
+    NUMBER_COLUMN,
+    SQL_NOW,
+    Layout,
+    Put,
+    insert_rows,
+    plain_columns,
+    revision_triggers,
+)
 from ._settings import path_setting, refuse_unknown, synchronous_setting
-from ._sqlite import Session, SqliteFile, Synchronous, revision_triggers
-from ._sqlite_store import Put, SqliteStore, insert_rows, opened, plain_columns
+from ._sqlite import Session, SqliteFile, Synchronous
+from ._sqlite_store import TombstoneStore, opened
 
 __all__ = ["SQLiteTextStore", "SearchHit", "open_sqlite_text", "sqlite_text_from_settings"]
 
-_SCHEMA: Final = """
+_SCHEMA: Final = f"""
 CREATE TABLE documents (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
-  doc_id TEXT NOT NULL UNIQUE CHECK (length(CAST(doc_id AS BLOB)) BETWEEN 1 AND 2048),
-  number INTEGER CHECK (number BETWEEN 0 AND 9007199254740991),
+  {DOC_ID_COLUMN},
+  {NUMBER_COLUMN},
   digest TEXT,
   deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1)),
   updated_at TEXT,
-  written_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')),
+  written_at TEXT NOT NULL DEFAULT ({SQL_NOW}),
   rev INTEGER NOT NULL DEFAULT 0,
   text TEXT CHECK (deleted = 1 OR text IS NOT NULL),
-  metadata TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(metadata) AND json_type(metadata) = 'object')
+  {METADATA_COLUMN}
 ) STRICT;
 CREATE INDEX documents_deleted ON documents (doc_id) WHERE deleted = 1;
 
@@ -54,10 +67,7 @@ CREATE TRIGGER documents_fts_delete AFTER DELETE ON documents BEGIN
   INSERT INTO documents_fts (documents_fts, rowid, text) SELECT 'delete', OLD.id, OLD.text
     WHERE EXISTS (SELECT 1 FROM documents_fts_docsize WHERE id = OLD.id);
 END;
-""" + revision_triggers(
-    "digest = CASE WHEN NEW.digest IS OLD.digest AND (NEW.text IS NOT OLD.text OR NEW.metadata IS NOT OLD.metadata)"
-    " THEN NULL ELSE NEW.digest END"
-)
+{revision_triggers(f"{DIGEST_FITS}, {DATE_DELETE}")}"""
 # FTS5 must never be told to delete what it does not hold, which would corrupt it: hence each EXISTS. AUTOINCREMENT: a
 # REPLACE by foreign SQL may leave an index row behind, and no later document may inherit its id. The text stands last,
 # so that looking at the other columns of a long document reads no overflow pages.
@@ -83,7 +93,39 @@ class SearchHit:
     """The passage that fits best, the found words in [brackets]."""
 
 
-class SQLiteTextStore(SqliteStore):
+class _TextLayout(Layout):
+    """A row for each document and tombstone."""
+
+    def columns(self, connection: apsw.Connection, content: str) -> str:  # noqa: ARG002 - other kinds need it
+        indexed = "EXISTS (SELECT 1 FROM documents_fts_docsize AS f WHERE f.id = d.id)"
+        return f"{plain_columns(content)}, d.deleted = 1 OR {indexed} AS parts, 1 AS whole, NULL AS embedding"
+
+    def put(self, session: Session, puts: Sequence[Put]) -> None:
+        now = self.now_text()
+        rows = []
+        for put in puts:
+            document, version = put.document, put.document.version
+            updated_at = None if version.updated_at is None else moment_text(version.updated_at)
+            rows.append(
+                (
+                    document.doc_id,
+                    document.text,
+                    put.payload,
+                    version.number,
+                    version.digest,
+                    int(version.deleted),
+                    updated_at,
+                    now,
+                    put.revision,
+                )
+            )
+        insert_rows(session.main, _INSERT, rows, _UPSERT)
+
+    def erase(self, session: Session, ids: str) -> None:
+        session.main.execute("DELETE FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
+
+
+class SQLiteTextStore(TombstoneStore):
     """A text store in one SQLite file; made by `open_sqlite_text`."""
 
     async def search(
@@ -125,34 +167,6 @@ class SQLiteTextStore(SqliteStore):
             raise InvalidValue("query", "FTS5 cannot read it; see FTS5's query syntax, or use syntax='words'") from None
         return [SearchHit(*hit) for hit in hits]
 
-    def _columns(self, connection: apsw.Connection, content: str) -> str:  # noqa: ARG002 - other kinds need it
-        indexed = "EXISTS (SELECT 1 FROM documents_fts_docsize AS f WHERE f.id = d.id)"
-        return f"{plain_columns(content)}, d.deleted = 1 OR {indexed} AS parts, 1 AS whole, NULL AS embedding"
-
-    def _put(self, session: Session, puts: Sequence[Put]) -> None:
-        now = self._now_text()
-        rows = []
-        for put in puts:
-            document, version = put.document, put.document.version
-            updated_at = None if version.updated_at is None else moment_text(version.updated_at)
-            rows.append(
-                (
-                    document.doc_id,
-                    document.text,
-                    put.payload,
-                    version.number,
-                    version.digest,
-                    int(version.deleted),
-                    updated_at,
-                    now,
-                    put.revision,
-                )
-            )
-        insert_rows(session.main, _INSERT, rows, _UPSERT)
-
-    def _erase(self, session: Session, ids: str) -> None:
-        session.main.execute("DELETE FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
-
 
 def quote_words(query: str) -> str:
     """An FTS5 expression for text as people type it: each word quoted, so that none of it is syntax."""
@@ -185,17 +199,18 @@ def open_sqlite_text(
 
     **If cancelled:** the file is closed. It may have been made; never in part.
     """
+    definition = ContentDefinition() if content is None else content
     file = SqliteFile(
         path=Path(path),
         store=name,
         kind="sqlite-text",
-        content=ContentDefinition() if content is None else content,
+        content=definition,
         schema=_SCHEMA,
         create=create,
         synchronous=synchronous,
     )
     traits = StoreTraits(fence=Fence.STRONG, holds_text=True, keeps_tombstones=True, absent=AbsentMeans.MISSING)
-    return opened(SQLiteTextStore(file, traits, clock))
+    return opened(SQLiteTextStore(file, traits, _TextLayout(name, definition, clock)))
 
 
 def sqlite_text_from_settings(

@@ -1,0 +1,281 @@
+"""How the rows of a SQLite store become observations and documents, and where the kinds of stores differ.
+
+Everything here runs in the store's thread. Results come out of SQLite as one JSON value and rows go in by one
+statement with many rows, because the driver lets go of the interpreter lock at every step: with a busy event loop
+beside it, a thousand steps are a thousand waits for that lock.
+"""
+
+from __future__ import annotations
+
+import abc
+import datetime as dt
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+import apsw
+import attrs
+
+from trio_repair import (
+    ContentDefinition,
+    Document,
+    DocumentVersion,
+    EmbeddingIdentity,
+    InvalidValue,
+    Observation,
+    Presence,
+    StoredDocument,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+)
+
+from ._encoding import load_json, load_metadata, moment_text, parse_moment
+from ._sqlite import Session, describe
+
+ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
+"""The token of everything that is not held. One is enough: to be absent again is to be in the observed state, and a
+document that is written again gets a token that was never there before."""
+
+_ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)
+_PAGE_ROWS: Final = 1000
+_ROWS_PER_INSERT: Final = 500
+DIGEST: Final = "nullif(d.digest, '')"
+
+Row: TypeAlias = list[Any]
+"""One document as JSON: doc_id, number, digest, deleted, updated_at, rev; parts, the parts that are there, and whole,
+the parts that should be; embedding, an identity's fields or null; text and metadata, null unless they are needed."""
+
+_ROW_NAMES: Final = "doc_id, number, digest, deleted, updated_at, rev, parts, whole, embedding, text, metadata"
+
+DOC_ID_COLUMN: Final = """\
+doc_id TEXT NOT NULL UNIQUE
+    CHECK (length(CAST(doc_id AS BLOB)) BETWEEN 1 AND 2048 AND instr(CAST(doc_id AS BLOB), x'00') = 0)"""
+NUMBER_COLUMN: Final = "number INTEGER CHECK (number BETWEEN 0 AND 9007199254740991)"
+METADATA_COLUMN: Final = """\
+metadata TEXT NOT NULL DEFAULT '{}'
+    CHECK (json_valid(metadata) AND json_type(metadata) = 'object')"""
+SQL_NOW: Final = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"
+DIGEST_FITS: Final = (
+    "digest = CASE WHEN NEW.digest IS OLD.digest AND (NEW.text IS NOT OLD.text OR NEW.metadata IS NOT OLD.metadata)"
+    " THEN NULL ELSE NEW.digest END"
+)
+"""For `revision_triggers`: a digest that foreign SQL left alone when it changed the content is forgotten."""
+DATE_DELETE: Final = f"written_at = CASE WHEN NEW.deleted > OLD.deleted THEN {SQL_NOW} ELSE NEW.written_at END"
+"""For `revision_triggers`: a tombstone that foreign SQL makes of a row says when it was made."""
+
+
+@attrs.frozen
+class Put:
+    """A write that passed the fence, what it replaces, and the revision that it gets."""
+
+    document: Document
+    payload: Any
+    before: Observation
+    revision: int
+
+
+class Layout(abc.ABC):
+    """What one kind of store keeps in its tables, and how to look at it. Each statement binds by name.
+
+    Args:
+        store: the store's name in errors.
+        content: what a document's digest covers.
+        clock: Unix seconds.
+    """
+
+    keeps_tombstones = True
+
+    def __init__(self, store: str, content: ContentDefinition, clock: Callable[[], float]) -> None:
+        self.store = store
+        self.content = content
+        self.clock = clock
+
+    @abc.abstractmethod
+    def columns(self, connection: apsw.Connection, content: str) -> str:
+        """The SQL expressions of a `Row`, over ``documents AS d``; `content` is the condition for text and metadata."""
+
+    @abc.abstractmethod
+    def put(self, session: Session, puts: Sequence[Put]) -> None:
+        """Write these documents with rev = their revision, in the transaction that is open."""
+
+    @abc.abstractmethod
+    def erase(self, session: Session, ids: str) -> None:
+        """Take away all rows of the documents in a JSON array."""
+
+    def visible(self) -> str:
+        """The SQL condition for rows that count as held; it may name ``:now``."""
+        return "TRUE"
+
+    def text(self, raw: Any) -> str | None:
+        """The text from a `Row`'s text column; None if it cannot be had."""
+        return raw if isinstance(raw, str) else None
+
+    def now_text(self) -> str:
+        """The present moment, for a column."""
+        return moment_text(dt.datetime.fromtimestamp(self.clock(), dt.timezone.utc))
+
+    def select(self, connection: apsw.Connection, tail: str, *, content: str = "FALSE", **bindings: Any) -> list[Row]:
+        """Rows as one value; see the module's docstring. `tail` starts at FROM.
+
+        Text and metadata come along where `content` holds, and where the digest must be computed from them.
+        """
+        sql = (
+            f"SELECT CAST(json_group_array(json_array({_ROW_NAMES})) AS BLOB)"
+            f" FROM (SELECT {self.columns(connection, f'{content} OR {DIGEST} IS NULL')} {tail})"
+        )
+        rows: list[Row] = load_json(connection.execute(sql, {"now": self.clock(), **bindings}).get)
+        return rows
+
+    def rows(self, session: Session, doc_ids: Sequence[str], *, content: str = "FALSE") -> dict[str, Row]:
+        """The rows of these documents, by doc_id; in several statements if one value cannot hold them."""
+        tail = (
+            "FROM json_each(:ids) AS wanted CROSS JOIN documents AS d ON d.doc_id = wanted.value"
+            f" WHERE {self.visible()}"
+        )
+        ids = json.dumps(doc_ids, ensure_ascii=False)
+        try:
+            return {row[0]: row for row in self.select(session.main, tail, content=content, ids=ids)}
+        except apsw.TooBigError:
+            if len(doc_ids) == 1:
+                raise
+        middle = len(doc_ids) // 2
+        first = self.rows(session, doc_ids[:middle], content=content)
+        return first | self.rows(session, doc_ids[middle:], content=content)
+
+    def observations(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
+        """What is held of each document, in order."""
+        rows = self.rows(session, doc_ids)
+        return [self._observation(rows[doc_id]) if doc_id in rows else _ABSENT for doc_id in doc_ids]
+
+    def documents(self, session: Session, doc_ids: Sequence[str]) -> list[StoredDocument | StoreError]:
+        """Each document with its content, proven by its digest, in order."""
+        try:
+            rows = self.rows(session, doc_ids, content="TRUE")
+        except apsw.TooBigError as error:
+            if len(doc_ids) == 1:
+                return [StoreRejected(self.store, f"cannot be read: {describe(error)}", doc_ids[0])]
+            return [answer for doc_id in doc_ids for answer in self.documents(session, [doc_id])]
+        return [self._stored(doc_id, rows.get(doc_id)) for doc_id in doc_ids]
+
+    def count(self, session: Session) -> int:
+        """How many documents and tombstones count as held."""
+        sql = f"SELECT count(*) FROM documents AS d WHERE {self.visible()}"
+        return int(session.main.execute(sql, {"now": self.clock()}).get)
+
+    def page(
+        self, session: Session, reader: apsw.Connection, after: str, size: int = _PAGE_ROWS
+    ) -> list[tuple[str, Observation]]:
+        """Some documents of a snapshot, from the first doc_id > `after` on; none at the end."""
+        session.use_reader(reader)
+        tail = f"FROM documents AS d WHERE d.doc_id > :after AND {self.visible()} ORDER BY d.doc_id LIMIT {size}"
+        try:
+            rows = self.select(reader, tail, after=after)
+            "".join([row[0] for row in rows]).encode()
+        except apsw.TooBigError:  # so much content of which the digest must be computed
+            if size == 1:
+                raise
+            return self.page(session, reader, after, max(1, size // 10))
+        except UnicodeEncodeError:
+            raise StoreUnavailable(self.store, "holds a doc_id that is not UTF-8; remove that row") from None
+        return [(row[0], self._observation(row)) for row in rows]
+
+    def _observation(self, row: Row) -> Observation:
+        _, number, digest, deleted, updated_at, _, parts, whole, embedding, _, _ = row
+        moment = parse_moment(updated_at)
+        if deleted:
+            version = DocumentVersion(number=number, deleted=True, updated_at=moment)
+            return Observation(presence=Presence.TOMBSTONE, token=_token(row), version=version)
+        if digest is None:
+            digest = self._digest(row)
+        return Observation(
+            presence=Presence.LIVE,
+            token=_token(row),
+            version=DocumentVersion(number=number, digest=digest, updated_at=moment),
+            intact=parts == whole and digest != "",
+            embedding=None if embedding is None else _identity(embedding),
+        )
+
+    def _digest(self, row: Row) -> str:
+        """The digest of the content in a row; "" if there is no content that could have one."""
+        text = self.text(row[9])
+        metadata = load_metadata(row[10])
+        if text is None or metadata is None:
+            return ""
+        try:
+            return self.content.digest(text, metadata)
+        except InvalidValue:
+            return ""
+
+    def _stored(self, doc_id: str, row: Row | None) -> StoredDocument | StoreError:
+        if row is None:
+            return StoredDocument(document=None, token=ABSENT_TOKEN)
+        _, number, digest, deleted, updated_at, _, _, _, _, text, metadata = row
+        moment = parse_moment(updated_at)
+        if deleted:
+            grave = Document.tombstone(doc_id, number=number, updated_at=moment)
+            return StoredDocument(document=grave, token=_token(row))
+        proven = self._digest(row)
+        if not proven or (digest is not None and proven != digest):
+            problem = "its content does not have the digest that is stored with it; repair it from another store"
+            return StoreRejected(self.store, problem, doc_id)
+        version = DocumentVersion(number=number, digest=proven, updated_at=moment)
+        held = load_metadata(metadata)
+        assert held is not None  # or it would have no digest
+        document = Document(doc_id=doc_id, text=self.text(text), metadata=held, version=version)
+        return StoredDocument(document=document, token=_token(row))
+
+
+@functools.lru_cache(maxsize=64)
+def _identity(fields: str) -> EmbeddingIdentity:
+    return EmbeddingIdentity(**json.loads(fields))
+
+
+def _token(row: Row) -> str:
+    """The revision, and the parts that are there: not all that can be lost is seen by the triggers behind rev."""
+    return f"{row[5]}.{row[6]}"
+
+
+def revision_triggers(on_update: str) -> str:
+    """Triggers that give a new rev to each row of ``documents`` that is not written by the store itself.
+
+    The store's own rows come with a rev above the counter, or, in an update, with another rev than before.
+
+    Args:
+        on_update: further assignments to a row that foreign SQL has updated.
+    """
+    return f"""
+CREATE TRIGGER documents_inserted AFTER INSERT ON documents WHEN NEW.rev <= (SELECT value FROM revision) BEGIN
+  UPDATE revision SET value = value + 1;
+  UPDATE documents SET rev = (SELECT value FROM revision) WHERE id = NEW.id;
+END;
+CREATE TRIGGER documents_updated AFTER UPDATE ON documents WHEN NEW.rev = OLD.rev BEGIN
+  UPDATE revision SET value = value + 1;
+  UPDATE documents SET rev = (SELECT value FROM revision), {on_update} WHERE id = NEW.id;
+END;
+"""
+
+
+def plain_columns(content: str, *, deleted: str = "d.deleted") -> str:
+    """The expressions of a `Row` for a table that has the text in its rows; all but parts, whole and embedding."""
+    needed = f"CASE WHEN {deleted} = 0 AND ({content})"
+    return (
+        f"d.doc_id AS doc_id, d.number AS number, {DIGEST} AS digest, {deleted} AS deleted,"
+        " d.updated_at AS updated_at, d.rev AS rev,"
+        f" {needed} THEN d.text END AS text, {needed} THEN d.metadata END AS metadata"
+    )
+
+
+def insert_rows(connection: apsw.Connection, head: str, rows: Sequence[Sequence[Any]], tail: str = "") -> None:
+    """Insert many rows by few statements; `head` ends in VALUES.
+
+    One statement of many rows is two to three times as fast as executemany (FTS5 flushes once for each statement),
+    and ten times beside a busy event loop (see the module's docstring).
+    """
+    width = len(rows[0])
+    one = f"({','.join('?' * width)})"
+    for start in range(0, len(rows), _ROWS_PER_INSERT):
+        some = rows[start : start + _ROWS_PER_INSERT]
+        values = ",".join([one] * len(some))
+        connection.execute(f"{head} {values} {tail}", [value for row in some for value in row])

@@ -1,0 +1,234 @@
+"""The tables of the vector store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import apsw
+import attrs
+import sqlite_vec
+
+from trio_repair import ContentDefinition, EmbeddingIdentity
+from trio_repair.abc import Chunk
+from trio_repair.embedding import rebuild_text
+
+from ._embedding import Vector
+from ._encoding import moment_text
+from ._layout import (
+    DATE_DELETE,
+    DIGEST,
+    DOC_ID_COLUMN,
+    METADATA_COLUMN,
+    NUMBER_COLUMN,
+    SQL_NOW,
+    Layout,
+    Put,
+    insert_rows,
+    revision_triggers,
+)
+from ._sqlite import Session
+
+_SWEEP_SECONDS: Final = 60.0
+
+_DISTRUST: Final = "UPDATE documents SET proven = 0 WHERE rev <= (SELECT value FROM revision) AND doc_id ="
+
+_TABLES: Final = f"""
+CREATE TABLE documents (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  {DOC_ID_COLUMN},
+  {NUMBER_COLUMN},
+  digest TEXT,
+  deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1)),
+  updated_at TEXT,
+  written_at TEXT NOT NULL DEFAULT ({SQL_NOW}),
+  rev INTEGER NOT NULL DEFAULT 0,
+  model TEXT,
+  dimension INTEGER,
+  chunking TEXT,
+  chunk_count INTEGER NOT NULL DEFAULT 0,
+  proven INTEGER NOT NULL DEFAULT 0,
+  {METADATA_COLUMN},
+  CHECK (deleted = 1 OR (model IS NOT NULL AND dimension IS NOT NULL AND chunking IS NOT NULL))
+) STRICT;
+CREATE INDEX documents_deleted ON documents (doc_id) WHERE deleted = 1;
+CREATE TABLE chunks (
+  chunk_id INTEGER PRIMARY KEY AUTOINCREMENT,
+  doc_id TEXT NOT NULL,
+  ordinal INTEGER NOT NULL CHECK (ordinal >= 0),
+  start INTEGER NOT NULL CHECK (start >= 0),
+  text TEXT NOT NULL,
+  UNIQUE (doc_id, ordinal)
+) STRICT;
+CREATE TRIGGER chunks_inserted AFTER INSERT ON chunks BEGIN {_DISTRUST} NEW.doc_id; END;
+CREATE TRIGGER chunks_deleted AFTER DELETE ON chunks BEGIN {_DISTRUST} OLD.doc_id; END;
+CREATE TRIGGER chunks_updated AFTER UPDATE ON chunks BEGIN
+  {_DISTRUST} OLD.doc_id;
+  {_DISTRUST} NEW.doc_id;
+END;
+CREATE TRIGGER documents_deleted_chunks AFTER UPDATE OF deleted ON documents WHEN NEW.deleted = 1 BEGIN
+  DELETE FROM chunks WHERE doc_id = NEW.doc_id;
+END;
+"""
+# `proven`: the chunks are those that the digest was made of. Foreign SQL on chunks or metadata clears it.
+# AUTOINCREMENT: a vector that lost its chunk must not be inherited by a later one.
+
+_INSERT: Final = (
+    "INSERT INTO documents (doc_id, number, digest, deleted, updated_at, written_at, rev, model, dimension, chunking,"
+    " chunk_count, proven, metadata) VALUES"
+)
+_UPSERT: Final = (
+    "ON CONFLICT (doc_id) DO UPDATE SET number = excluded.number, digest = excluded.digest, deleted = excluded.deleted,"
+    " updated_at = excluded.updated_at, written_at = excluded.written_at, rev = excluded.rev, model = excluded.model,"
+    " dimension = excluded.dimension, chunking = excluded.chunking, chunk_count = excluded.chunk_count,"
+    " proven = excluded.proven, metadata = excluded.metadata"
+)
+
+
+def vector_schema(content: ContentDefinition) -> str:
+    """The tables and triggers of a new file."""
+    # Metadata that is no part of the content is none of the digest's business.
+    proven = "NEW.proven AND NEW.metadata IS OLD.metadata" if content.metadata_keys else "NEW.proven"
+    return _TABLES + revision_triggers(f"proven = {proven}, {DATE_DELETE}")
+
+
+@attrs.frozen
+class Payload:
+    metadata: str
+    chunks: Sequence[Chunk]
+    vectors: Sequence[Vector]
+
+
+TOMBSTONE: Final = Payload("{}", (), ())
+
+
+class VectorLayout(Layout):
+    """A row for each document and tombstone, rows for its chunks, and a vector for each of these."""
+
+    def __init__(
+        self, store: str, content: ContentDefinition, clock: Callable[[], float], identity: EmbeddingIdentity
+    ) -> None:
+        super().__init__(store, content, clock)
+        self.identity = identity
+        self.partition = f"{identity.model} {identity.chunking}"
+        """Keeps vectors of different identities apart inside one table."""
+        self._swept = -float("inf")
+
+    def columns(self, connection: apsw.Connection, content: str) -> str:
+        counts = "count(*) || '-' || {} || '-' || ifnull(max(c.ordinal), -1)"
+        own = "WHERE c.doc_id = d.doc_id"
+        cases = "".join(
+            f" WHEN {dimension} THEN (SELECT {counts.format('count(v.rowid)')} FROM chunks AS c"
+            f" LEFT JOIN vectors_{dimension}_rowids AS v ON v.rowid = c.chunk_id {own})"
+            for dimension in dimensions(connection)
+        )
+        there = f"(SELECT {counts.format(0)} FROM chunks AS c {own})"
+        there = f"CASE d.dimension{cases} ELSE {there} END" if cases else there
+        needed = f"CASE WHEN d.deleted = 0 AND ({content})"
+        chunks = "SELECT start, text FROM chunks AS c WHERE c.doc_id = d.doc_id ORDER BY c.ordinal"
+        return (
+            f"d.doc_id AS doc_id, d.number AS number, {DIGEST} AS digest, d.deleted AS deleted,"
+            " d.updated_at AS updated_at, d.rev AS rev,"
+            f" CASE WHEN d.deleted THEN 0 ELSE d.proven || '-' || {there} END AS parts,"
+            " format('1-%d-%d-%d', d.chunk_count, d.chunk_count, d.chunk_count - 1) AS whole,"
+            " CASE WHEN d.deleted = 0 THEN"
+            " json_object('model', d.model, 'dimension', d.dimension, 'chunking', d.chunking) || '' END AS embedding,"
+            f" {needed} THEN (SELECT json_group_array(json_array(start, text)) FROM ({chunks})) || '' END AS text,"
+            f" {needed} THEN d.metadata END AS metadata"
+        )
+
+    def text(self, raw: Any) -> str | None:
+        return None if raw is None else rebuild_text(json.loads(raw))
+
+    def put(self, session: Session, puts: Sequence[Put]) -> None:
+        main = session.main
+        dimension = self.identity.dimension
+        now = self.now_text()
+        documents: list[Sequence[Any]] = []
+        chunks: list[Sequence[Any]] = []
+        vectors: list[Sequence[Any]] = []
+        chunk_id = _last_chunk_id(main)
+        for put in puts:
+            payload: Payload = put.payload
+            version, doc_id = put.document.version, put.document.doc_id
+            made = (None, None, None) if version.deleted else (self.identity.model, dimension, self.identity.chunking)
+            documents.append(
+                (
+                    doc_id,
+                    version.number,
+                    version.digest,
+                    int(version.deleted),
+                    None if version.updated_at is None else moment_text(version.updated_at),
+                    now,
+                    put.revision,
+                    *made,
+                    len(payload.chunks),
+                    1,
+                    payload.metadata,
+                )
+            )
+            for ordinal, (chunk, vector) in enumerate(zip(payload.chunks, payload.vectors, strict=True)):
+                chunk_id += 1
+                chunks.append((chunk_id, doc_id, ordinal, chunk.start, chunk.text))
+                vectors.append((chunk_id, self.partition, vector))
+        insert_rows(main, _INSERT, documents, _UPSERT)  # first: its rev tells the triggers on chunks that it is us
+        self._drop_chunks(main, json.dumps([put.document.doc_id for put in puts], ensure_ascii=False))
+        if chunks:
+            if dimension not in dimensions(main):
+                main.execute(
+                    f"CREATE VIRTUAL TABLE vectors_{dimension}"
+                    f" USING vec0 (identity TEXT PARTITION KEY, embedding FLOAT[{dimension}])"
+                )
+            insert_rows(main, "INSERT INTO chunks (chunk_id, doc_id, ordinal, start, text) VALUES", chunks)
+            insert_rows(main, f"INSERT INTO vectors_{dimension} (rowid, identity, embedding) VALUES", vectors)
+        if not all(put.before.intact for put in puts):
+            self._sweep(main)
+
+    def erase(self, session: Session, ids: str) -> None:
+        session.main.execute("DELETE FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
+        self._drop_chunks(session.main, ids)
+
+    @staticmethod
+    def _drop_chunks(main: apsw.Connection, ids: str) -> None:
+        theirs = "doc_id IN (SELECT value FROM json_each(?))"
+        for dimension in dimensions(main):
+            main.execute(
+                f"DELETE FROM vectors_{dimension} WHERE rowid IN (SELECT chunk_id FROM chunks WHERE {theirs})", (ids,)
+            )
+        main.execute(f"DELETE FROM chunks WHERE {theirs}", (ids,))
+
+    def _sweep(self, main: apsw.Connection) -> None:
+        """Delete vectors whose chunk row was lost; they are never found, but would be compared for ever.
+
+        Not more than once a minute, because it looks at every vector.
+        """
+        if time.monotonic() - self._swept < _SWEEP_SECONDS:
+            return
+        self._swept = time.monotonic()
+        for dimension in dimensions(main):
+            main.execute(
+                f"DELETE FROM vectors_{dimension} WHERE rowid IN (SELECT rowid FROM vectors_{dimension}_rowids"
+                " WHERE rowid NOT IN (SELECT chunk_id FROM chunks))"
+            )
+
+
+def dimensions(connection: apsw.Connection) -> list[int]:
+    """The dimensions for which there is a table of vectors; asked each time, since another process may add one."""
+    names = connection.execute(
+        "SELECT group_concat(substr(name, 9, length(name) - 15)) FROM sqlite_schema"
+        " WHERE type = 'table' AND name GLOB 'vectors_[1-9]*_rowids'"
+    ).get
+    return [int(name) for name in str(names).split(",") if name.isdecimal()] if names else []
+
+
+def _last_chunk_id(connection: apsw.Connection) -> int:
+    """The highest chunk_id that was ever used."""
+    return int(connection.execute("SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'chunks'").get)
+
+
+def load_sqlite_vec(connection: apsw.Connection) -> None:
+    connection.enable_load_extension(True)  # noqa: FBT003 - the driver takes no keyword
+    connection.load_extension(sqlite_vec.loadable_path())
+    connection.enable_load_extension(False)  # noqa: FBT003

@@ -1,0 +1,131 @@
+"""A write to a SQLite store: the fence, one transaction for a batch, a savepoint for each document that needs one."""
+
+from __future__ import annotations
+
+import json
+
+import apsw
+import attrs
+
+from trio_repair import Observation, Prepared, StoreError, StoreRejected, WriteAnswer, WriteStatus
+
+from ._layout import Layout, Put
+from ._sqlite import Session, is_document_error, unavailable
+
+
+@attrs.frozen
+class Change:
+    """What to do with one document if it still holds the token."""
+
+    doc_id: str
+    token: str
+    prepared: Prepared | None
+    """None: take it away."""
+
+
+@attrs.frozen
+class _Passed:
+    """A change that passed the fence, what was held before, and the revision that it gets."""
+
+    change: Change
+    before: Observation
+    revision: int
+
+
+def make_changes(session: Session, layout: Layout, changes: list[Change]) -> list[WriteAnswer]:
+    """Make these changes in one transaction; each that still holds its token, or the answer why not.
+
+    Raises:
+        apsw.Error: nothing was written.
+        CallAbandoned: the caller has gone, and nothing was written.
+    """
+    if not changes:
+        return []
+    main = session.main
+    main.execute("BEGIN IMMEDIATE")
+    try:
+        answers, landing = _apply(session, layout, changes)
+        if landing:
+            session.begin_commit()
+            try:
+                main.execute("COMMIT")
+            except apsw.IOError as error:
+                # The log may hold the commit although writing it was reported as failed; a crash could revive it.
+                unknown = WriteAnswer(status=WriteStatus.UNKNOWN, error=unavailable(layout.store, error))
+                return [unknown if index in landing else answer for index, answer in enumerate(answers)]
+        return answers
+    finally:
+        if main.in_transaction:
+            main.execute("ROLLBACK")
+
+
+def _apply(session: Session, layout: Layout, changes: list[Change]) -> tuple[list[WriteAnswer], frozenset[int]]:
+    """All of a write but its commit: the fence, the rows, and what is then held. Also, which would land."""
+    main = session.main
+    before = layout.observations(session, [change.doc_id for change in changes])
+    base = int(main.execute("SELECT value FROM revision").get)
+    answers = [WriteAnswer(status=WriteStatus.REFUSED, observation=held) for held in before]
+    passed = {
+        index: _Passed(change, held, base + 1 + index)
+        for index, (change, held) in enumerate(zip(changes, before, strict=True))
+        if change.token == held.token
+    }
+    failed = _write_all(session, layout, list(passed.values()))
+    landing = [index for index, one in passed.items() if one.change.doc_id not in failed]
+    for index, one in passed.items():
+        if one.change.doc_id in failed:
+            answers[index] = WriteAnswer(status=WriteStatus.REJECTED, error=failed[one.change.doc_id])
+    if landing:
+        # max: a trigger of the application's may have written rows, and raised it, in this transaction.
+        main.execute("UPDATE revision SET value = max(value, ?)", (base + len(changes),))
+        now = layout.observations(session, [changes[index].doc_id for index in landing])
+        for index, held in zip(landing, now, strict=True):
+            answers[index] = WriteAnswer(status=WriteStatus.LANDED, observation=held)
+    return answers, frozenset(landing)
+
+
+def _write_all(session: Session, layout: Layout, passed: list[_Passed]) -> dict[str, StoreError]:
+    """Write what passed the fence: all at once, or, if that fails, one by one to find who is to blame."""
+    main = session.main
+    main.execute("SAVEPOINT batch")
+    try:
+        _write_rows(session, layout, passed)
+    except Exception as error:
+        if not is_document_error(error):
+            raise
+    else:
+        return {}
+    main.execute("ROLLBACK TO batch")
+    failed: dict[str, StoreError] = {}
+    schema_error: apsw.SQLError | None = None
+    for one in passed:
+        session.raise_if_abandoned()
+        main.execute("SAVEPOINT document")
+        try:
+            _write_rows(session, layout, [one])
+        except Exception as error:
+            if not is_document_error(error):
+                raise
+            main.execute("ROLLBACK TO document")
+            schema_error = error if isinstance(error, apsw.SQLError) else schema_error
+            doc_id = one.change.doc_id
+            failed[doc_id] = StoreRejected(layout.store, f"SQLite refuses it ({type(error).__name__})", doc_id)
+        main.execute("RELEASE document")
+    if schema_error is not None and len(failed) == len(passed):
+        raise schema_error  # not one was taken: it is the tables, not the documents
+    return failed
+
+
+def _write_rows(session: Session, layout: Layout, passed: list[_Passed]) -> None:
+    puts: list[Put] = []
+    erased: list[str] = []
+    for one in passed:
+        prepared = one.change.prepared
+        if prepared is None or (prepared.document.version.deleted and not layout.keeps_tombstones):
+            erased.append(one.change.doc_id)
+        else:
+            puts.append(Put(prepared.document, prepared.payload, one.before, one.revision))
+    if erased:
+        layout.erase(session, json.dumps(erased, ensure_ascii=False))
+    if puts:
+        layout.put(session, puts)
