@@ -120,7 +120,8 @@ class Stubborn:
         async def stubborn(items: Any) -> Any:
             if self._doc_id is None or self._doc_id in [_doc_id(item) for item in items]:
                 self.entered.set()
-                with trio.CancelScope(shield=True):
+                # Not for ever, so that a test that fails ends.
+                with trio.move_on_after(1e6, shield=True):
                     await self.release.wait()
             return await method(items)
 

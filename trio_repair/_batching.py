@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
@@ -20,12 +20,15 @@ from ._breaker import BreakerState, CircuitBreaker
 from ._config import AutoRepairConfig
 from ._errors import CircuitOpen, StoreError, StoreMisbehaved, StoreUnavailable
 from ._events import EventKind
-from ._model import Document
+from ._model import Document, DocumentVersion
 from ._timetable import Timer, Timetable
 from ._views import Observation, Prepared, Removal, StoredDocument, StoreTraits, Write, WriteAnswer, WriteStatus
 from .abc import Store
 
 logger = logging.getLogger("trio_repair")
+
+MAX_REMEMBERED: Final = 4096
+"""Of so many documents, the last ones, a batcher remembers that their call failed as a whole."""
 
 Answer: TypeAlias = Observation | StoredDocument | Prepared | WriteAnswer | StoreError
 Emit: TypeAlias = Callable[..., None]
@@ -93,6 +96,7 @@ class Request:
     __slots__ = (
         "answer",
         "arguments",
+        "company",
         "disproved",
         "doc_id",
         "ended",
@@ -100,7 +104,9 @@ class Request:
         "on_ended",
         "operation",
         "order",
+        "queued",
         "queued_at",
+        "sent_again",
         "was_sent",
         "withdrawn",
     )
@@ -112,12 +118,19 @@ class Request:
         self.gather = gather
         self.answer: Answer | None = None
         self.order = 0
+        self.queued = False
+        """It waits in its queue, for the first time or to be sent again."""
         self.queued_at = 0.0
+        self.company: int | None = None
+        """So many requests at most may travel in its call, since a larger call failed; None: any number."""
         self.was_sent = False
         """True from just before the store is called: from here on it may have an effect."""
+        self.sent_again = False
+        """A call that carried it broke, so that nobody knows its effect, and then another one carried it."""
         self.ended = False
         """The call that carried it has returned."""
         self.withdrawn = False
+        """Nobody waits for it any more."""
         self.disproved = False
         """A later look proved that it had no effect."""
         self.on_ended: Callable[[], None] | None = None
@@ -133,13 +146,28 @@ class Request:
         if not self.was_sent or self.disproved:
             return False
         if isinstance(self.answer, WriteAnswer):
-            return self.answer.status is WriteStatus.UNKNOWN
+            # Sent twice and then refused: the first one may be what it was refused for.
+            refused = self.answer.status is WriteStatus.REFUSED
+            return self.answer.status is WriteStatus.UNKNOWN or (refused and self.sent_again)
         return self.answer is None
 
+    def may_explain(self, version: DocumentVersion | None) -> bool:
+        """Whether it may be by this write, or removal, that the store holds `version` now.
+
+        A store that raised an error promised that nothing was written; what was found there is the stronger evidence.
+        """
+        if not self.was_sent or self.disproved:
+            return False
+        if not self.verdict_unknown and not isinstance(self.answer, StoreError):
+            return False
+        return version == (None if self.removes else self.arguments.prepared.document.version)
+
     def withdraw(self) -> None:
-        """Take it back if it has not been sent; else do nothing."""
-        if self.answer is None and not self.was_sent:
+        """Nobody waits for it any more: if it is not under way, it will not be sent, or not again."""
+        if self.answer is None:
             self.withdrawn = True
+            if self.queued:
+                self.ended = True
 
     def settle(self, answer: Answer) -> None:
         """Give the answer, once; a later one is dropped."""
@@ -176,7 +204,7 @@ class StoreStatistics:
 class _Call:
     """One bulk call under way."""
 
-    __slots__ = ("given_up", "operation", "requests", "scope", "timer")
+    __slots__ = ("given_up", "operation", "requests", "returned", "scope", "timer")
 
     def __init__(self, operation: Operation, requests: list[Request]) -> None:
         self.operation = operation
@@ -185,6 +213,7 @@ class _Call:
         self.scope = trio.CancelScope(shield=True)
         self.timer: Timer | None = None
         self.given_up = False
+        self.returned = False
 
 
 class Batcher:
@@ -192,9 +221,9 @@ class Batcher:
 
     Invariants:
         - At most `max_calls` calls that reach the store are under way, and one more that only prepares.
-        - A request is in at most one of: its queue, a call under way.
-        - `_group_limit` names only documents whose last call failed as a whole: they travel in ever smaller
-          company until the one that spoils its call is alone.
+        - A request is in at most one of: its queue (`queued`), a call under way.
+        - `_group_limit` names only documents whose last call failed as a whole, the last `MAX_REMEMBERED` of them:
+          they travel in smaller company until the store has answered for them.
     """
 
     def __init__(
@@ -216,6 +245,8 @@ class Batcher:
         self._calls: set[_Call] = set()
         self._busy = {True: 0, False: 0}
         """Calls under way: under True those that prepare, under False the others."""
+        self._given_up = 0
+        """Calls among the others that were given up and have not ended."""
         self._starting = 0
         self._starting_prepare = False
         self._group_limit: dict[str, int] = {}
@@ -262,6 +293,7 @@ class Batcher:
             request.settle(CircuitOpen(self.name, "is unreachable", request.doc_id))
             return request
         request.order = next(self._order)
+        request.queued = True
         request.queued_at = trio.current_time()
         self._queues[request.operation].append(request)
         self._queued += request.operation is not Operation.PREPARE
@@ -272,9 +304,7 @@ class Batcher:
 
     def _may_probe(self) -> bool:
         """False if a request would have to wait until the store is known to be back."""
-        if self.breaker.state is BreakerState.HALF_OPEN:
-            return not self._calls and not self._starting
-        return self.breaker.state is BreakerState.CLOSED
+        return self.breaker.state is BreakerState.CLOSED or self._free() > 0
 
     # Sending
 
@@ -284,10 +314,7 @@ class Batcher:
         if prepares and not self._starting_prepare and not self._busy[True]:
             self._starting_prepare = True
             self.nursery.start_soon(self._prepare_call)
-        if self.breaker.state is BreakerState.OPEN:
-            return
-        allowed = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.traits.max_calls
-        free = allowed - self._starting - self._busy[False]
+        free = self._free()
         if free <= 0 or not self._queued:
             return
         # The batch is taken when the call's task first runs, so that everything asked for in this scheduling
@@ -296,6 +323,15 @@ class Batcher:
         for _ in range(min(free, wanted)):
             self._starting += 1
             self.nursery.start_soon(self._store_call)
+
+    def _free(self) -> int:
+        """How many more calls may go out now. A probe goes out beside calls that were given up, where there is room."""
+        if self.breaker.state is BreakerState.OPEN:
+            return 0
+        free = self.traits.max_calls - self._busy[False]
+        if self.breaker.state is BreakerState.HALF_OPEN:
+            free = min(free, 1 + self._given_up - self._busy[False])
+        return free - self._starting
 
     async def _prepare_call(self) -> None:
         self._starting_prepare = False
@@ -322,8 +358,11 @@ class Batcher:
         while queue and len(batch) < limit:
             request = queue.popleft()
             if request.withdrawn:
+                request.queued = False
                 continue
-            own_limit = self._group_limit.get(request.doc_id, limit) if self._group_limit else limit
+            own_limit = limit if request.company is None else request.company
+            if self._group_limit:
+                own_limit = min(own_limit, self._group_limit.get(request.doc_id, own_limit))
             if request.doc_id in seen or len(batch) >= own_limit:
                 held_back.append(request)
                 continue
@@ -344,6 +383,8 @@ class Batcher:
             return
         call = _Call(operation, requests)
         for request in requests:
+            request.queued = False
+            request.sent_again = request.was_sent
             request.was_sent = True
         self._calls.add(call)
         preparing = operation is Operation.PREPARE
@@ -356,29 +397,33 @@ class Batcher:
         call.timer = self._timetable.at(trio.current_time() + self._config.store_call_timeout, self._give_up, call)
         if self._grace_ends is not None:
             call.scope.deadline = self._grace_ends
+        # What else is queued may go out beside this call.
+        self._pump()
         answers: Sequence[Answer] | None = None
         failure: Exception | None = None
         try:
             with call.scope:
                 answers = await getattr(self.store, operation.value)([request.arguments for request in requests])
+                call.returned = True
         except Exception as error:
             failure = error
         finally:
             self._timetable.cancel(call.timer)
             self._calls.discard(call)
             self._busy[preparing] -= 1
+            self._given_up -= call.given_up and not preparing
             self._finish(call, answers, failure)
             self._pump()
 
     # Answering
 
     def _finish(self, call: _Call, answers: Sequence[Answer] | None, failure: Exception | None) -> None:
-        if answers is not None:
+        if call.returned:
             problem = self._contract_problem(call, answers)
-            if problem is None:
+            if problem is None and answers is not None:
                 self._answered(call, answers)
             else:
-                self._misbehaved(call, problem)
+                self._misbehaved(call, str(problem))
         elif failure is None:
             if not call.given_up:
                 self._counts["abandoned"] += 1
@@ -400,15 +445,18 @@ class Batcher:
             if request.answer is not None:
                 request.end()
 
-    def _contract_problem(self, call: _Call, answers: Sequence[Answer]) -> str | None:
+    def _contract_problem(self, call: _Call, answers: Sequence[Answer] | None) -> str | None:
         if not isinstance(answers, Sequence):
             return f"{call.operation.value} answered with {type(answers).__name__}, not a sequence"
         if len(answers) != len(call.requests):
             return f"{call.operation.value} answered {len(answers)} of {len(call.requests)} documents"
         wanted = _ANSWER_TYPES[call.operation]
-        for answer in answers:
+        for request, answer in zip(call.requests, answers, strict=True):
             if not isinstance(answer, wanted) and not isinstance(answer, StoreError):
                 return f"{call.operation.value} answered with {type(answer).__name__}"
+            document = answer.document if isinstance(answer, (StoredDocument, Prepared)) else None
+            if document is not None and document.doc_id != request.doc_id:
+                return f"{call.operation.value} answered for document {document.doc_id!r}, asked for another"
         return None
 
     def _answered(self, call: _Call, answers: Sequence[Answer]) -> None:
@@ -426,7 +474,7 @@ class Batcher:
         if len(call.requests) > 1 and not unavailable:
             self._send_again_in_smaller_company(call)
             return
-        self._limit_company(call)
+        self._remember(call, max(1, len(call.requests) // 2))
         if unavailable and call.operation is not Operation.PREPARE and self.breaker.failed():
             self._opened()
         for request in call.requests:
@@ -439,6 +487,7 @@ class Batcher:
         if len(call.requests) > 1:
             self._send_again_in_smaller_company(call)
             return
+        self._remember(call, 1)
         error = StoreMisbehaved(self.name, problem, call.requests[0].doc_id)
         error.__cause__ = cause
         self._fail(call, error, given_up=False)
@@ -449,10 +498,11 @@ class Batcher:
             effect = call.operation in _EFFECTS
             self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
         if given_up:
-            self._limit_company(call)
+            # It took the whole `store_call_timeout`: one document that hangs is not looked for by halving.
+            self._remember(call, 1)
 
     def _tell(self, request: Request, answer: Answer) -> None:
-        if request.operation in _EFFECTS and request.answer is None:
+        if request.operation in _EFFECTS and request.was_sent and request.answer is None:
             verdict = answer.status.value if isinstance(answer, WriteAnswer) else "failed"
             self._emit(
                 EventKind.WRITE_SETTLED,
@@ -463,17 +513,24 @@ class Batcher:
             )
         request.settle(answer)
 
-    def _limit_company(self, call: _Call) -> None:
-        limit = max(1, len(call.requests) // 2)
+    def _remember(self, call: _Call, limit: int) -> None:
+        """When they come again, these documents travel in a call of at most `limit`."""
         for request in call.requests:
+            self._group_limit.pop(request.doc_id, None)
             self._group_limit[request.doc_id] = limit
+        while len(self._group_limit) > MAX_REMEMBERED:
+            del self._group_limit[next(iter(self._group_limit))]
 
     def _send_again_in_smaller_company(self, call: _Call) -> None:
         """Bisect, so that one poison document fails alone. A write that did land is then refused by its fence."""
-        self._limit_company(call)
         queue = self._queues[call.operation]
         for request in reversed(call.requests):
-            if request.answer is None:
+            if request.withdrawn:
+                # Nobody waits for it: what its one sending did stays unknown.
+                request.end()
+            elif request.answer is None:
+                request.company = max(1, len(call.requests) // 2)
+                request.queued = True
                 queue.appendleft(request)
                 self._queued += call.operation is not Operation.PREPARE
 
@@ -482,6 +539,7 @@ class Batcher:
     def _give_up(self, call: _Call) -> None:
         """The call is overdue: answer its requests, stop calling the store, and tell the call to end."""
         call.given_up = True
+        self._given_up += call.operation is not Operation.PREPARE
         self._counts["abandoned"] += 1
         seconds = self._config.store_call_timeout
         logger.warning("%s store: a %s call did not answer within %g s", self.name, call.operation.value, seconds)
@@ -497,7 +555,7 @@ class Batcher:
         logger.warning("%s store: unreachable, next try in %g s", self.name, self.breaker.reset_seconds)
         self._timetable.at(trio.current_time() + self.breaker.reset_seconds, self._probe)
         if self._fail_fast:
-            self._refuse_waiting(before=trio.current_time())
+            self._refuse_waiting(patience=0.0)
         else:
             self._watch_unavailable()
 
@@ -516,17 +574,23 @@ class Batcher:
     def _unavailable_check(self) -> None:
         self._unavailable_timer = None
         if self.breaker.state is not BreakerState.CLOSED:
-            self._refuse_waiting(before=trio.current_time() - self._config.unavailable_timeout)
+            self._refuse_waiting(patience=self._config.unavailable_timeout)
             self._watch_unavailable()
 
-    def _refuse_waiting(self, *, before: float) -> None:
+    def _refuse_waiting(self, *, patience: float) -> None:
+        now = trio.current_time()
         for queue in self._store_queues():
-            while queue and queue[0].queued_at <= before:
+            # The same sum as in `_watch_unavailable`: `queued_at <= now - patience` rounds differently, and a timer
+            # that finds nobody due would be set again for the same moment, for ever.
+            while queue and queue[0].queued_at + patience <= now:
                 request = queue.popleft()
+                request.queued = False
                 self._queued -= 1
                 if not request.withdrawn:
-                    problem = f"unreachable for {trio.current_time() - request.queued_at:.3g} s"
-                    self._tell(request, CircuitOpen(self.name, problem, request.doc_id))
+                    problem = f"unreachable for {now - request.queued_at:.3g} s"
+                    effect = request.was_sent and request.operation in _EFFECTS
+                    error = CircuitOpen(self.name, problem, request.doc_id)
+                    self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
                     request.end()
 
     def _store_queues(self) -> list[deque[Request]]:
@@ -541,5 +605,6 @@ class Batcher:
         for queue in self._queues.values():
             while queue:
                 request = queue.popleft()
+                request.queued = False
                 request.settle(StoreUnavailable(self.name, "the engine is closing", request.doc_id))
                 request.end()
