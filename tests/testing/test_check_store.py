@@ -725,6 +725,24 @@ class CachesLooks(Shared):
         return self._believed[doc_id]
 
 
+class LocksByItself(Shared):
+    """Looks and then acts, under a lock that other handles do not know."""
+
+    def __init__(self, first: Shared | None) -> None:
+        super().__init__(first)
+        self._lock = trio.Lock()
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        async with self._lock:
+            held = {one.prepared.document.doc_id: self.observe_nowait(one.prepared.document.doc_id) for one in writes}
+            tokens = {doc_id: seen.token for doc_id, seen in held.items()}
+            await trio.lowlevel.checkpoint()
+            documents = [one.prepared.document for one in writes]
+            return [
+                self._change(one.doc_id, write.token, one, tokens) for one, write in zip(documents, writes, strict=True)
+            ]
+
+
 class CountsByItself(Shared):
     """Each handle counts revisions from its own start, so tokens come back."""
 
@@ -761,7 +779,8 @@ def two_handles(kind: type[Shared]) -> tuple[Callable[[], Any], Callable[[], Any
     ("kind", "promise"),
     [
         (CachesLooks, "seen-elsewhere"),
-        (CachesLooks, "one-winner"),
+        (LocksByItself, "one-winner"),
+        (LocksByItself, "no-lost-update"),
         (CountsByItself, "seen-elsewhere"),
         (ForgetsOnClose, "seen-elsewhere"),
     ],
