@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from trio_repair._model import ContentDefinition, Document, DocumentVersion
+from trio_repair import ContentDefinition, Document, DocumentVersion
 
 MIN_WORDS: Final = 3
 """A shorter docstring says too little to be searched for."""
