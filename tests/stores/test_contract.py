@@ -15,8 +15,11 @@ import trio.testing
 
 from trio_repair import ContentDefinition, EmbeddingIdentity, Fence
 from trio_repair.abc import Store
+from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores.memory import MemoryStore
+from trio_repair.stores.sqlite_cache import open_sqlite_cache
 from trio_repair.stores.sqlite_text import open_sqlite_text
+from trio_repair.stores.sqlite_vector import open_sqlite_vector
 from trio_repair.testing import PROMISES, FaultyStore, SimulatedStore, check_store
 
 
@@ -90,6 +93,29 @@ async def test_sqlite_text(tmp_path: Path) -> None:
     """The SQLite text store keeps the contract, between two connections to one file too."""
     files = Files(functools.partial(open_sqlite_text, create=True, synchronous="normal"), tmp_path)
     await check_store(files, again=files.again)
+
+
+async def test_sqlite_vector(tmp_path: Path) -> None:
+    """The SQLite vector store keeps the contract like any other: chunks and vectors are its own business."""
+    open_file = functools.partial(
+        open_sqlite_vector,
+        embedder=HashingEmbedder(dimension=16),
+        chunker=WindowChunker(),
+        create=True,
+        synchronous="normal",
+    )
+    files = Files(open_file, tmp_path)
+    await check_store(files, again=files.again)
+
+
+async def test_sqlite_cache(tmp_path: Path) -> None:
+    """The SQLite cache keeps the contract, with entries that expire and with entries that do not."""
+    for ttl in (None, 3600.0):
+        files = Files(
+            functools.partial(open_sqlite_cache, ttl=ttl, create=True, synchronous="normal"), tmp_path / f"ttl {ttl}"
+        )
+        (tmp_path / f"ttl {ttl}").mkdir()
+        await check_store(files, again=files.again)
 
 
 def test_doubles_keep_the_contract() -> None:
