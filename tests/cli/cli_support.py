@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,12 +15,23 @@ from typing import Any
 import attrs
 import trio
 from trio_repair.stores.sqlite_cache import open_sqlite_cache
-from trio_repair.stores.sqlite_vector import open_sqlite_vector
 
-from trio_repair import ContentDefinition, Document, DocumentVersion, Removal, Stores, Write, WriteAnswer, WriteStatus
+from trio_repair import (
+    AutoRepairConfig,
+    ContentDefinition,
+    Document,
+    DocumentVersion,
+    Removal,
+    Stores,
+    Write,
+    WriteAnswer,
+    WriteStatus,
+    check,
+)
 from trio_repair.abc import Store
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores.sqlite_text import open_sqlite_text
+from trio_repair.stores.sqlite_vector import open_sqlite_vector
 
 DOCUMENTS = 40
 
@@ -200,64 +212,123 @@ def run(*arguments: str | bytes | Path, **options: Any) -> Done:
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def found_by_check(directory: Path) -> dict[str, set[str]]:
-    """What `check` finds, in the form of `DAMAGE`."""
-    records = run("check", "--dir", directory, "--json").records
-    return {
-        record["doc_id"]: {f"{finding['store']} {finding['kind']}" for finding in record["findings"]}
-        for record in records
-        if record["type"] == "divergence"
-    }
+def findings(directory: Path) -> dict[str, set[str]]:
+    """What is wrong with the stores of a directory, in the form of `DAMAGE`; found by the library, not the command."""
+
+    async def look(application: Application) -> dict[str, set[str]]:
+        async with check(application.stores, AutoRepairConfig(settle=0.0)) as checking:
+            return {
+                divergence.doc_id: {f"{finding.store} {finding.kind.value}" for finding in divergence.findings}
+                async for divergence in checking
+            }
+
+    found: dict[str, set[str]] = with_stores(directory, look)
+    return found
+
+
+def contents(directory: Path) -> dict[str, Any]:
+    """Everything that the stores of a directory hold, tokens included: equal only if nothing was written."""
+
+    async def look(application: Application) -> dict[str, Any]:
+        held = {}
+        for name, store in application.stores.by_name.items():
+            async with store.open_scan() as pages:
+                held[name] = [pair async for page in pages for pair in page]
+        return held
+
+    held: dict[str, Any] = with_stores(directory, look)
+    return held
 
 
 PLUGIN = '''\
-"""A store that is slow or hangs, around one of the real ones: for tests only."""
+"""A store that makes trouble around one of the real ones: for tests only."""
+import os
+import select
 import threading
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import trio
 
+from trio_repair import StoreUnavailable
+
 
 class Troubled:
-    def __init__(self, store, settings, directory):
+    def __init__(self, store, settings, name, directory):
         self._store = store
         self._settings = settings
+        self._name = name
         self._directory = directory
 
     def __getattr__(self, name):
         return getattr(self._store, name)
 
-    async def _trouble(self, method, doc_ids):
+    async def _trouble(self, method):
         settings = self._settings
-        if settings.get("method", "write") != method:
+        if settings["method"] != method:
             return
-        if "doc_id" in settings and settings["doc_id"] not in doc_ids:
-            return
-        marker = settings.get("marker")
-        if marker is not None:
-            (self._directory / marker).touch()
+        if "reached" in settings:
+            fifo = os.open(self._directory / settings["reached"], os.O_WRONLY | os.O_NONBLOCK)
+            os.write(fifo, b".")
+            os.close(fifo)
         if settings.get("hangs"):
             await trio.to_thread.run_sync(threading.Event().wait, abandon_on_cancel=True)
+        if "release" in settings:
+            fifo = os.open(self._directory / settings["release"], os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                await trio.lowlevel.wait_readable(fifo)
+            finally:
+                os.close(fifo)
         await trio.sleep(settings.get("delay", 0.0))
-        if "waits_for" in settings:
-            while not (self._directory / settings["waits_for"]).exists():
-                await trio.sleep(0.01)
+        if settings.get("fails"):
+            raise StoreUnavailable(self._name, "the network is down")
 
     async def observe(self, doc_ids):
-        await self._trouble("observe", doc_ids)
+        await self._trouble("observe")
         return await self._store.observe(doc_ids)
 
     async def write(self, writes):
-        await self._trouble("write", [write.prepared.document.doc_id for write in writes])
+        await self._trouble("write")
         return await self._store.write(writes)
+
+    @asynccontextmanager
+    async def open_scan(self, after=None):
+        await self._trouble("open_scan")
+        async with self._store.open_scan(after) as pages:
+            yield pages
 
 
 @asynccontextmanager
 async def troubled(settings, *, name, directory, content, create):
-    (factory,) = [entry.load() for entry in entry_points(group="trio_repair.stores") if entry.name == settings["around"]]
-    inner = {key: value for key, value in settings["inner"].items()}
-    async with factory(inner, name=name, directory=directory, content=content, create=create) as store:
-        yield Troubled(store, settings, Path(directory))
+    (entry,) = entry_points(group="trio_repair.stores", name=settings["around"])
+    async with entry.load()(settings["inner"], name=name, directory=directory, content=content, create=create) as store:
+        yield Troubled(store, settings, name, directory)
 '''
+
+
+@attrs.frozen
+class Fifo:
+    """Two processes meet here, so that no test sleeps."""
+
+    path: Path
+    _descriptor: int
+
+    @classmethod
+    def make(cls, path: Path) -> Fifo:
+        """Make one, open at this end."""
+        os.mkfifo(path)
+        return cls(path, os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+    def wait(self) -> None:
+        """Wait until the other process has come here."""
+        ready, _, _ = select.select([self._descriptor], [], [], 30)
+        assert ready, f"nobody came to {self.path}"
+        assert os.read(self._descriptor, 1)
+
+    def release(self) -> None:
+        """Let everybody pass who waits here, now and later."""
+        os.write(self._descriptor, b".")
+
+    def close(self) -> None:
+        """Close this end."""
+        os.close(self._descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import CONFIGURATION, PLUGIN, Done, configure, damage, environment, fill, with_stores
+from cli_support import CONFIGURATION, PLUGIN, Done, Fifo, configure, damage, environment, fill, with_stores
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +95,20 @@ def troubled(tmp_path: Path) -> Callable[..., dict[str, str]]:
             f'[stores.vector]\nkind = "troubled"\naround = "sqlite-vector"\n{lines}\n\n'
             '[stores.vector.inner]\npath = "vector.db"\n\n[stores.vector.inner.embedder]',
         )
-        return environment(PYTHONPATH=str(site))
+        return environment(PYTHONPATH=os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
     return install
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Callable[[str], Fifo]]:
+    """Make places where this process and the command meet."""
+    made: list[Fifo] = []
+
+    def make(name: str) -> Fifo:
+        made.append(Fifo.make(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -16,7 +16,7 @@ from trio_repair.cli._template import TEMPLATE, write_template
 PATH = Path("/somewhere/search.toml")
 
 
-def parse(text: str):  # noqa: ANN201
+def parse(text: str):
     return parse_configuration(PATH, text.encode())
 
 
@@ -71,7 +71,10 @@ def test_nothing_but_the_stores_is_needed() -> None:
         ("[repare]\n", "line 1: repare: unknown section; did you mean 'repair'?"),
         ("[zzz]\n", "line 1: zzz: unknown section; known are content, repair, stores"),
         ("[repair]\n\nstratgy = 'text'\n", "line 3: repair.stratgy: unknown key; did you mean 'strategy'?"),
-        ("[repair]\nstrategy = 'newest'\n", "line 2: repair.strategy: must be one of text, vector, most-recent, manual"),
+        (
+            "[repair]\nstrategy = 'newest'\n",
+            "line 2: repair.strategy: must be one of text, vector, most-recent, manual",
+        ),
         ("[repair]\nstrategy = 3\n", "line 2: repair.strategy: must be one of"),
         ("[repair]\ntimeout = -1\n", "line 2: repair.timeout: must be more than 0 seconds, not -1"),
         ("[repair]\ntimeout = nan\n", "line 2: repair.timeout: must be a finite number of seconds, not nan"),
@@ -86,7 +89,10 @@ def test_nothing_but_the_stores_is_needed() -> None:
         ("[repair]\ncache = 'forget'\n", "line 2: repair.cache: must be one of 'refresh', 'invalidate', 'fill'"),
         ("[repair]\nallow_mass = 'yes'\n", "line 2: repair.allow_mass: must be True or False, not 'yes'"),
         ("[repair]\ncontent = 1\n", "line 2: repair.content: unknown key"),
-        ("[repair]\ntimeout = 1\njob_timeout_seconds = 2\n", "line 3: repair.job_timeout_seconds: is another name of timeout"),
+        (
+            "[repair]\ntimeout = 1\njob_timeout_seconds = 2\n",
+            "line 3: repair.job_timeout_seconds: is another name of timeout",
+        ),
         ("repair = 3\n", "line 1: repair: must be a table, [repair]"),
         ("[content]\nmetadata = []\n", "line 2: content.metadata: unknown key; did you mean 'metadata_keys'?"),
         ("[content]\nmetadata_keys = 'title'\n", "line 2: content.metadata_keys: must be a list of strings"),
@@ -144,7 +150,16 @@ def test_lines_are_found_in_the_layouts_that_people_write() -> None:
     text = '[a]\nx = 1\n[a."b"]\ny = 2\nc.d = 3\nt = {z = 1}\n# x = 9\n[q]\nx = 1\nx = 2\n'
     found = {
         keys: find_line(text, keys)
-        for keys in [("a",), ("a", "x"), ("a", "b"), ("a", "b", "y"), ("a", "b", "c", "d"), ("a", "b", "t", "z"), ("q", "x"), ("w",)]
+        for keys in [
+            ("a",),
+            ("a", "x"),
+            ("a", "b"),
+            ("a", "b", "y"),
+            ("a", "b", "c", "d"),
+            ("a", "b", "t", "z"),
+            ("q", "x"),
+            ("w",),
+        ]
     }
     expected = [1, 2, 3, 4, 5, 6, None, None]
     assert expected == list(found.values())

@@ -32,7 +32,9 @@ def configuration(tmp_path: Path) -> Configuration:
 
 def plan(doc_id: str, action: PlanAction = PlanAction.COPY, **changes: Any) -> RepairPlan:
     """A plan that writes the vector store."""
-    version = DocumentVersion(number=4, digest="" if action is PlanAction.DELETE else "d", deleted=action is PlanAction.DELETE)
+    version = DocumentVersion(
+        number=4, digest="" if action is PlanAction.DELETE else "d", deleted=action is PlanAction.DELETE
+    )
     settings: dict[str, Any] = {
         "doc_id": doc_id,
         "strategy": SyncStrategy.MOST_RECENT,
@@ -90,9 +92,9 @@ def test_a_plan_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """A directory, and a directory that does not exist."""
-    with pytest.raises(UsageError, match="--out: .* is a directory"):
+    with pytest.raises(UsageError, match=r"--out: .* is a directory"):
         PlanWriter.open(tmp_path)
-    with pytest.raises(UsageError, match="--out: cannot write in .*none"):
+    with pytest.raises(UsageError, match=r"--out: cannot write in .*none"):
         PlanWriter.open(tmp_path / "none" / "plan.jsonl")
 
 
@@ -115,7 +117,11 @@ def edit(lines: list[dict[str, Any]], number: int, **changes: Any) -> str:
         (1, {"strategy": "newest"}, "line 1: 'strategy' is 'newest'"),
         (1, {"counts": ...}, "line 1: lacks 'counts'"),
         (1, {"configuration": "0" * 64}, "was made for other stores"),
-        (1, {"counts": {"documents": 9, "planned": 4, "changes": 2, "deletes": 1, "manual": 1}}, "it was cut short or edited"),
+        (
+            1,
+            {"counts": {"documents": 9, "planned": 4, "changes": 2, "deletes": 1, "manual": 1}},
+            "it was cut short or edited",
+        ),
         (2, {"type": "x"}, "line 2: is not a planned document"),
         (2, {"doc_id": ""}, "line 2: doc_id: is empty"),
         (2, {"doc_id": "\ud800"}, "line 2: doc_id: holds a lone surrogate"),
@@ -124,10 +130,26 @@ def edit(lines: list[dict[str, Any]], number: int, **changes: Any) -> str:
         (2, {"action": "manual"}, "line 2: 'action' is 'manual', which writes nothing"),
         (2, {"action": "delete"}, "line 2: 'action' and 'version' disagree"),
         (2, {"version": None}, "line 2: 'action' is 'copy', which writes nothing, or 'version' is missing"),
-        (2, {"version": {"number": -1, "digest": "", "deleted": False, "updated_at": None}}, "line 2: 'version': number:"),
-        (2, {"version": {"number": True, "digest": "", "deleted": False, "updated_at": None}}, "line 2: 'number' must be"),
-        (2, {"version": {"number": 1, "digest": "", "deleted": False, "updated_at": "x"}}, "line 2: 'version': Invalid"),
-        (2, {"version": {"number": 1, "digest": "", "deleted": False, "updated_at": "2020-01-01"}}, "line 2: 'version': "),
+        (
+            2,
+            {"version": {"number": -1, "digest": "", "deleted": False, "updated_at": None}},
+            "line 2: 'version': number:",
+        ),
+        (
+            2,
+            {"version": {"number": True, "digest": "", "deleted": False, "updated_at": None}},
+            "line 2: 'number' must be",
+        ),
+        (
+            2,
+            {"version": {"number": 1, "digest": "", "deleted": False, "updated_at": "x"}},
+            "line 2: 'version': Invalid",
+        ),
+        (
+            2,
+            {"version": {"number": 1, "digest": "", "deleted": False, "updated_at": "2020-01-01"}},
+            "line 2: 'version': ",
+        ),
         (2, {"writes": [{"store": "cache", "token": "x"}]}, "line 2: 'writes' names a store 'cache'"),
         (2, {"writes": [{"store": "vector", "token": "other"}]}, "line 2: 'writes' and 'tokens' disagree"),
         (2, {"writes": ["vector"]}, "line 2: 'writes' must hold objects"),
@@ -179,7 +201,9 @@ def test_a_plan_that_was_cut_short_is_refused(tmp_path: Path, configuration: Con
     write(path, configuration)
     content = path.read_text()
     path.write_text("".join(content.splitlines(keepends=True)[:-1]))
-    with pytest.raises(UsageError, match="announces 3 documents .2 changes., and it holds 2 .2 changes.: it was cut short"):
+    with pytest.raises(
+        UsageError, match=r"announces 3 documents .2 changes., and it holds 2 .2 changes.: it was cut short"
+    ):
         read_plan(path, configuration)
     path.write_text(content[:-20])
     with pytest.raises(UsageError, match="line 4: is not JSON"):
@@ -190,5 +214,5 @@ def test_a_plan_that_was_cut_short_is_refused(tmp_path: Path, configuration: Con
 
 def test_a_plan_that_cannot_be_read_is_refused(tmp_path: Path, configuration: Configuration) -> None:
     """Missing: named by option and reason."""
-    with pytest.raises(UsageError, match="--plan: cannot read .*: No such file"):
+    with pytest.raises(UsageError, match=r"--plan: cannot read .*: No such file"):
         read_plan(tmp_path / "none.jsonl", configuration)

@@ -56,7 +56,15 @@ def test_one_line_is_one_line(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30", 30.0), ("1.5s", 1.5), ("250ms", 0.25), ("10m", 600.0), ("2h", 7200.0), ("30d", 2592000.0), (" 1W ", 604800.0)],
+    [
+        ("30", 30.0),
+        ("1.5s", 1.5),
+        ("250ms", 0.25),
+        ("10m", 600.0),
+        ("2h", 7200.0),
+        ("30d", 2592000.0),
+        (" 1W ", 604800.0),
+    ],
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
     """A number with or without a unit."""
@@ -66,7 +74,7 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-inf", "-5", "0", "1e999", "5 parsecs", "1:30", "٣"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     """Negative, not a number, infinite, zero, or something else: the option is named."""
-    with pytest.raises(UsageError, match="^--timeout: "):
+    with pytest.raises(UsageError, match=r"^--timeout: "):
         parse_duration("--timeout", text)
 
 
@@ -92,7 +100,9 @@ def test_errors_have_the_status_that_is_documented() -> None:
 
 def test_groups_are_taken_apart(capsys: pytest.CaptureFixture[str]) -> None:
     """A group of expected errors is a line each, without doubles; the graver status counts."""
-    group = ExceptionGroup("x", [StoreUnavailable("text", "gone"), ExceptionGroup("y", [StoreUnavailable("text", "gone")])])
+    group = ExceptionGroup(
+        "x", [StoreUnavailable("text", "gone"), ExceptionGroup("y", [StoreUnavailable("text", "gone")])]
+    )
     assert ExitStatus.COULD_NOT_LOOK is report(group)
     assert "trio-repair: text store: gone\n" == capsys.readouterr().err
 

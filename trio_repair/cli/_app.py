@@ -172,7 +172,7 @@ async def repair(
     max_retries: int | None = None,
     dry_run: Flag = False,
     plan: Path | None = None,
-    ids_file: str | None = None,
+    ids_file: Text = None,
     max_duration: Text = None,
     allow_mass: Flag = False,
     receipts: Path | None = None,

@@ -60,6 +60,8 @@ class Output:
     err: Console = attrs.field(factory=lambda: _console(sys.stderr, stderr=True))
     closed: bool = False
     """The reader of stdout has gone; a command whose only product is its output may stop."""
+    _shown: bool = attrs.field(default=False, init=False)
+    """Something was shown, from which a table is set off."""
 
     def record(self, record: Mapping[str, Any]) -> None:
         """One JSON line on stdout, in ASCII, so that no id can reach a terminal as a control sequence.
@@ -78,7 +80,7 @@ class Output:
         except OSError as error:
             raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
 
-    def show(self, renderable: Table | Text | str = "") -> None:
+    def show(self, renderable: Table | str) -> None:
         """A table or a line of text on stdout.
 
         Raises:
@@ -87,8 +89,13 @@ class Output:
         if self.closed:
             return
         try:
-            # overflow="fold": a long id goes on in the next line instead of losing its end.
-            self.out.print(Text(one_line(renderable)) if isinstance(renderable, str) else renderable, overflow="fold")
+            if isinstance(renderable, Table) and self._shown:
+                self.out.print()
+            self._shown = True
+            if isinstance(renderable, Table):
+                self.out.print(renderable)
+            else:
+                self.out.print(Text(one_line(renderable)), soft_wrap=True)
         except OSError as error:
             raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
         self.closed = self.out.quiet

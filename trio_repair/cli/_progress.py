@@ -57,7 +57,8 @@ async def show_progress(
         columns += [TextColumn("{task.completed} documents")]
     columns += [TimeElapsedColumn()]
     async with trio.open_nursery() as nursery:
-        if output.err.is_terminal:
+        # Not `is_terminal`, which a variable like FORCE_COLOR makes true of a pipe.
+        if output.err.file.isatty():
             # Refreshed by a task of ours: Rich's own thread would print while we do.
             progress = Progress(*columns, console=output.err, auto_refresh=False, transient=True)
             with progress:

@@ -16,7 +16,7 @@ from ._opening import open_stores
 from ._output import Output, table
 from ._signals import open_interruption
 from ._status import ExitStatus, UsageError
-from ._values import version_json
+from ._values import observation_json, version_json
 from ._words import held_words, number_words
 
 Role: TypeAlias = Literal["text", "vector", "cache"]
@@ -127,13 +127,27 @@ def _show(output: Output, role: Role, found: Sequence[_Found]) -> None:
         output.show(f"{role}: no hits")
         return
     rows = []
-    for hit in found:
-        about = _warning(role, hit.others) or ", ".join(
-            f"{name} {held_words(view)}" for name, view in hit.others.items()
+    for one in found:
+        held = ", ".join(f"{name} {held_words(view)}" for name, view in one.others.items())
+        about = _warning(role, one.others) or held
+        passage = one_line(" ".join(one.hit.passage.split()))[:_PASSAGE_WIDTH]
+        rows.append((printable(one.hit.doc_id, _ID_WIDTH), f"{one.hit.measure:.3f}", about, passage))
+    columns = ("document", MEASURE[role], "elsewhere", "passage")
+    output.show(table(columns, rows, title=role, numbers=(MEASURE[role],)))
+
+
+def _record(output: Output, role: Role, found: Sequence[_Found]) -> None:
+    for one in found:
+        output.record(
+            {
+                "type": "hit",
+                "store": role,
+                "doc_id": one.hit.doc_id,
+                MEASURE[role]: one.hit.measure,
+                "passage": one.hit.passage,
+                "elsewhere": {store: observation_json(view) for store, view in one.others.items()},
+            }
         )
-        snippet = one_line(" ".join(hit.snippet.split()))[:_PASSAGE_WIDTH]
-        rows.append((printable(hit.doc_id, _ID_WIDTH), f"{hit.score:.3f}", about, snippet))
-    output.show(table(("document", "score", "elsewhere", "passage"), rows, title=role, numbers=("score",)))
 
 
 async def run_search(

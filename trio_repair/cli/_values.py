@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 
 from .. import Divergence, DocumentVersion, EmbeddingIdentity, Observation, RepairPlan, RepairResult, StoreError
+from ._words import in_order
 
 
 def _time(moment: dt.datetime | None) -> str | None:
@@ -56,7 +57,7 @@ def divergence_json(divergence: Divergence) -> dict[str, Any]:
         "type": "divergence",
         "doc_id": divergence.doc_id,
         "findings": findings_json(divergence),
-        "stores": {name: observation_json(view) for name, view in divergence.views.items()},
+        "stores": {name: observation_json(view) for name, view in in_order(divergence.views)},
     }
 
 

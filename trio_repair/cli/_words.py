@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
+
 from .. import (
     CacheStep,
     Divergence,
@@ -13,8 +16,12 @@ from .. import (
     StoreError,
 )
 
-DIGEST_SHOWN = 12
+DIGEST_SHOWN: Final = 12
 """Hexadecimal digits of a digest that are shown to people."""
+
+_ORDER: Final = ("text", "vector", "cache")
+
+View = TypeVar("View")
 
 
 def number_words(version: DocumentVersion | None) -> str:
@@ -35,6 +42,11 @@ def held_words(view: Observation | StoreError) -> str:
     return f"{deleted}{number_words(view.version)}{damage}"
 
 
+def in_order(views: Mapping[str, View]) -> Sequence[tuple[str, View]]:
+    """Views by store, in the order text, vector, cache."""
+    return sorted(views.items(), key=lambda pair: _ORDER.index(pair[0]))
+
+
 def finding_words(divergence: Divergence) -> str:
     """What is wrong: "vector stale, cache stale-cache"."""
     return ", ".join(f"{finding.store} {finding.kind.value}" for finding in divergence.findings)
@@ -42,7 +54,7 @@ def finding_words(divergence: Divergence) -> str:
 
 def holdings_words(divergence: Divergence) -> str:
     """The versions side by side: "text 4, vector 3, cache -"."""
-    return ", ".join(f"{name} {held_words(view)}" for name, view in divergence.views.items())
+    return ", ".join(f"{name} {held_words(view)}" for name, view in in_order(divergence.views))
 
 
 def plan_words(plan: RepairPlan) -> str:

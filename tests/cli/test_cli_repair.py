@@ -1,0 +1,414 @@
+"""`repair` and `plan`: what is done, what is refused, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import (
+    DAMAGE,
+    DOCUMENTS,
+    Application,
+    Done,
+    Fifo,
+    configure,
+    contents,
+    doc_id,
+    document,
+    environment,
+    findings,
+    run,
+    with_stores,
+)
+
+CONFLICT = {"doc-11": {"vector conflict"}}
+"""What MOST_RECENT leaves to a person."""
+
+
+def receipts_of(path: Path) -> list[dict[str, Any]]:
+    """The lines of a receipts file."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_all_that_check_finds_is_repaired_and_a_second_run_writes_nothing(
+    damaged: Path, call: Callable[..., Done]
+) -> None:
+    """Only the conflict is left; it needs a person, so the status is 1. The second run changes no token."""
+    done = run("repair", "--dir", damaged, "--strategy", "most-recent", "--receipts", damaged / "receipts.jsonl")
+    assert 1 == done.status
+    assert ["repaired", "6"] in [line.split() for line in done.out.splitlines()]
+    assert "documents written: text 2, vector 3, cache 1" in done.out
+    assert "doc-11" in done.out
+    assert "trio-repair resolve DOC_ID --take" in done.out
+    assert "trio-repair: 7 documents to repair, strategy most-recent\n" == done.err
+    assert findings(damaged) == CONFLICT
+    receipts = receipts_of(damaged / "receipts.jsonl")
+    assert set(DAMAGE) == {receipt["doc_id"] for receipt in receipts}
+    assert {"text", "vector", "cache"} == {step["store"] for receipt in receipts for step in receipt["receipt"]}
+    before = contents(damaged)
+    again = call("repair", "--dir", damaged, "--strategy", "most-recent", "--json")
+    assert (1, {"text": 0, "vector": 0, "cache": 0}) == (again.status, again.record["written"])
+    assert before == contents(damaged)
+
+
+def test_the_json_summary_is_one_line_of_documented_names(damaged: Path, call: Callable[..., Done]) -> None:
+    """Counts by outcome and store, the failures, and how it ended."""
+    record = call("repair", "--dir", damaged, "--strategy", "most-recent", "--json").record
+    reason = record["failures"][0].pop("error")
+    assert "the same version with different content" in reason
+    assert record == {
+        "type": "repair",
+        "strategy": "most-recent",
+        "documents": 7,
+        "outcomes": {
+            "repaired": 6,
+            "already-consistent": 0,
+            "needs-manual": 1,
+            "timed-out": 0,
+            "failed": 0,
+            "cancelled": 0,
+        },
+        "written": {"text": 2, "vector": 3, "cache": 1},
+        "with_warnings": 0,
+        "failures": [{"doc_id": "doc-11", "outcome": "needs-manual"}],
+        "warnings": [],
+        "hung_stores": {},
+        "receipts_lost": 0,
+        "stopped": None,
+        "unsettled": 0,
+        "seconds": record["seconds"],
+    }
+
+
+def test_nothing_to_repair_is_status_0(sound: Path, call: Callable[..., Done]) -> None:
+    """Consistent stores need no engine, and the strategy may stand in the configuration."""
+    configure(sound, "[repair]", '[repair]\nstrategy = "text"')
+    done = call("repair", "--dir", sound)
+    assert (0, "all 40 documents are consistent; nothing to repair\n") == (done.status, done.out)
+
+
+def test_the_strategy_is_never_guessed(damaged: Path, call: Callable[..., Done]) -> None:
+    """Neither on the command line nor in the configuration: status 2, and nothing is done."""
+    before = contents(damaged)
+    for command in (["repair"], ["repair", "--dry-run"], ["plan", "--out", damaged / "plan.jsonl"]):
+        done = call(*command, "--dir", damaged)
+        assert 2 == done.status
+        assert done.complaint.startswith("no strategy is named; give --strategy text|vector|most-recent|manual")
+    assert before == contents(damaged)
+
+
+def test_each_strategy_does_what_it_says(damaged: Path, tmp_path: Path, call: Callable[..., Done]) -> None:
+    """The text store wins, or the vector store wins, or nothing is written."""
+    left = {}
+    for strategy in ("text", "vector", "manual"):
+        directory = Path(shutil.copytree(damaged, tmp_path / strategy))
+        done = call("repair", "--dir", directory, "--strategy", strategy)
+        assert 1 == done.status
+        left[strategy] = set(findings(directory))
+    # An absent source of truth means nothing by itself, and no strategy overrides a tombstone.
+    assert {"text": {doc_id(7)}, "vector": {doc_id(1), doc_id(9)}, "manual": set(DAMAGE)} == left
+
+
+def test_a_dry_run_writes_nothing(damaged: Path, call: Callable[..., Done]) -> None:
+    """It says what would be done, and the stores hold what they held, tokens included."""
+    before = contents(damaged)
+    done = call("repair", "--dir", damaged, "--strategy", "most-recent", "--dry-run")
+    assert 1 == done.status
+    assert "copy version 2 to vector from text" in done.out
+    assert "dry run: 7 documents need a step, nothing was written" in done.out
+    records = call("repair", "--dir", damaged, "--strategy", "most-recent", "--dry-run", "--json").records
+    assert ["document"] * 7 + ["dry-run"] == [record["type"] for record in records]
+    assert (5, 1, 1) == tuple(records[-1]["counts"][name] for name in ("changes", "deletes", "manual"))
+    named = call(
+        "repair", "--dir", damaged, "--strategy", "most-recent", "--dry-run", doc_id(0), doc_id(3), "--json"
+    ).records
+    assert [doc_id(3), None] == [record.get("doc_id") for record in named]
+    assert before == contents(damaged)
+    assert 0 == call("repair", "--dir", damaged, "--strategy", "text", "--dry-run", doc_id(0)).status
+
+
+def test_named_documents_are_repaired_and_no_others(damaged: Path, call: Callable[..., Done]) -> None:
+    """By argument, by file and by stdin; a document in no store fails by name."""
+    done = call("repair", "--dir", damaged, "--strategy", "most-recent", doc_id(1), doc_id(0))
+    assert 0 == done.status
+    assert ["already-consistent", "1"] in [line.split() for line in done.out.splitlines()]
+    ids = damaged / "ids.txt"
+    ids.write_text(f"{doc_id(3)}\n\n{doc_id(5)}\n")
+    assert 0 == call("repair", "--dir", damaged, "--strategy", "most-recent", "--ids-file", str(ids)).status
+    by_stdin = run(
+        "repair", "--dir", damaged, "--strategy", "most-recent", "--ids-file", "-", "--json", input=b"doc-07\nnowhere\n"
+    )
+    assert 1 == by_stdin.status
+    assert ["nowhere"] == [failure["doc_id"] for failure in by_stdin.record["failures"]]
+    assert "in no store" in by_stdin.record["failures"][0]["error"]
+    assert set(DAMAGE) - {doc_id(1), doc_id(3), doc_id(5), doc_id(7)} == set(findings(damaged))
+
+
+def test_no_ids_is_nothing_to_do(damaged: Path, call: Callable[..., Done]) -> None:
+    """An empty file comes out of an empty pipeline: status 0, nothing done."""
+    (damaged / "ids.txt").touch()
+    done = call("repair", "--dir", damaged, "--strategy", "text", "--ids-file", str(damaged / "ids.txt"))
+    assert (0, "no document ids were given; nothing to do\n") == (done.status, done.out)
+
+
+def test_a_bad_line_among_ids_does_nothing_at_all(damaged: Path, call: Callable[..., Done]) -> None:
+    """The file is checked whole before the first id is used."""
+    before = contents(damaged)
+    (damaged / "ids.txt").write_bytes(b"doc-01\n\xff\n")
+    done = call("repair", "--dir", damaged, "--strategy", "text", "--ids-file", str(damaged / "ids.txt"))
+    assert 2 == done.status
+    assert done.complaint.endswith("ids.txt: line 2: is not UTF-8")
+    assert before == contents(damaged)
+
+
+def test_a_plan_is_carried_out_and_nothing_else(damaged: Path, call: Callable[..., Done]) -> None:
+    """What diverged after planning stays as it is; a document that moved is refused; the rest is done."""
+    plan = damaged / "plan.jsonl"
+    planned = call("plan", "--dir", damaged, "--strategy", "most-recent", "--out", plan, "--json")
+    assert 1 == planned.status
+    assert {"documents": 40, "planned": 7, "changes": 5, "deletes": 1, "manual": 1} == planned.record["counts"]
+
+    async def move(application: Application) -> None:
+        await application.put(application.stores.vector, document(3, 3))
+        await application.put(application.stores.text, document(21, 2))
+
+    with_stores(damaged, move)
+    dry = call("repair", "--dir", damaged, "--plan", plan, "--dry-run", "--json")
+    assert (1, 6, 1) == (dry.status, dry.records[-1]["counts"]["planned"], dry.records[-1]["moved"])
+    done = call("repair", "--dir", damaged, "--plan", plan, "--json")
+    assert 1 == done.status
+    assert (5, 1, 1) == tuple(done.record["outcomes"][name] for name in ("repaired", "failed", "needs-manual"))
+    (refused,) = [failure for failure in done.record["failures"] if failure["outcome"] == "failed"]
+    assert doc_id(3) == refused["doc_id"]
+    assert "changed" in refused["error"]
+    assert {**CONFLICT, doc_id(3): {"text stale"}, doc_id(21): {"vector stale"}} == findings(damaged)
+
+
+def test_a_plan_for_other_stores_is_refused(damaged: Path, sound: Path, call: Callable[..., Done]) -> None:
+    """Tokens mean nothing elsewhere: status 2, nothing done. So are a malformed plan and a strategy beside a plan."""
+    plan = damaged / "plan.jsonl"
+    call("plan", "--dir", damaged, "--strategy", "most-recent", "--out", plan)
+    elsewhere = call("repair", "--dir", sound, "--plan", plan)
+    assert 2 == elsewhere.status
+    assert "was made for other stores" in elsewhere.complaint
+    both = call("repair", "--dir", damaged, "--plan", plan, "--strategy", "text")
+    assert (2, "--plan and --strategy cannot be combined") == (both.status, both.complaint)
+    plan.write_text(plan.read_text() + "and so on\n")
+    malformed = call("repair", "--dir", damaged, "--plan", plan)
+    assert 2 == malformed.status
+    assert "plan.jsonl, line 9: is not JSON" in malformed.complaint
+
+
+def test_an_emptied_store_does_not_become_a_mass_deletion(
+    sound: Path, tmp_path: Path, call: Callable[..., Done]
+) -> None:
+    """Counted before anything is written: by check, by id file and by plan. Only --allow-mass goes ahead."""
+    configure(sound, "[repair]", '[repair]\nmissing_source = "delete"')
+
+    async def empty(application: Application) -> None:
+        await application.forget(application.stores.text, *(doc_id(number) for number in range(DOCUMENTS)))
+
+    with_stores(sound, empty)
+    before = contents(sound)
+    (sound / "ids.txt").write_text("".join(f"{doc_id(number)}\n" for number in range(DOCUMENTS)))
+    plan = sound / "plan.jsonl"
+    planned = call("plan", "--dir", sound, "--strategy", "text", "--out", plan)
+    assert "repair will refuse this plan without --allow-mass" in planned.err
+    base = ["repair", "--dir", sound]
+    for arguments in (
+        ["--strategy", "text"],
+        ["--strategy", "text", "--ids-file", str(sound / "ids.txt")],
+        ["--plan", plan],
+    ):
+        done = call(*base, *arguments)
+        assert 1 == done.status
+        assert "would delete 40 of 40 documents" in done.complaint
+        assert "--allow-mass" in done.complaint
+    dry = call(*base, "--strategy", "text", "--dry-run")
+    assert "repair would refuse this without --allow-mass" in dry.err
+    assert before == contents(sound)
+    assert 0 == call(*base, "--plan", plan, "--allow-mass").status  # the control
+    assert {} == findings(sound)
+
+
+def test_the_time_is_limited(damaged: Path, troubled: Callable[..., dict[str, str]]) -> None:
+    """After --max-duration no document is begun, those under way end, and the summary says so."""
+    env = troubled(damaged, method="write", delay=1.0)
+    done = run(
+        "repair",
+        "--dir",
+        damaged,
+        "--strategy",
+        "text",
+        "--concurrency",
+        "1",
+        "--max-duration",
+        "1.2s",
+        "--json",
+        env=env,
+    )
+    assert (1, "max-duration") == (done.status, done.record["stopped"])
+    assert "--max-duration is over" in done.err
+    assert 0 < done.record["documents"] < 7
+    assert 0 == done.record["outcomes"]["cancelled"]
+
+
+def test_one_run_at_a_time(
+    damaged: Path,
+    troubled: Callable[..., dict[str, str]],
+    start: Callable[..., subprocess.Popen[bytes]],
+    fifo: Callable[[str], Fifo],
+    call: Callable[..., Done],
+) -> None:
+    """A second repair, resolve or purge is told the pid of the first; looking is allowed; afterwards all is free."""
+    reached, release = fifo("reached"), fifo("release")
+    plain = (damaged / "trio-repair.toml").read_text()
+    env = troubled(damaged, method="write", reached=str(reached.path), release=str(release.path))
+    process = start("repair", "--dir", damaged, "--strategy", "most-recent", env=env)
+    reached.wait()
+    (damaged / "trio-repair.toml").write_text(plain)
+    for command in (
+        ["repair", "--strategy", "text"],
+        ["resolve", "doc-11", "--take", "text"],
+        ["purge", "--older-than", "1d"],
+    ):
+        done = call(*command, "--dir", damaged)
+        assert 3 == done.status
+        assert f"(process {process.pid})" in done.complaint
+    assert 1 == call("check", "--dir", damaged, "--summary").status
+    release.release()
+    process.communicate(timeout=30)
+    assert 1 == process.returncode
+    assert 0 == call("resolve", "doc-11", "--take", "text", "--dir", damaged).status
+    assert {} == findings(damaged)
+
+
+def test_receipts_that_cannot_be_written_end_the_run(damaged: Path, call: Callable[..., Done]) -> None:
+    """A full disk: no new documents, what was begun is finished, the loss is counted, status 1."""
+    done = call(
+        "repair",
+        "--dir",
+        damaged,
+        "--strategy",
+        "most-recent",
+        "--concurrency",
+        "1",
+        "--receipts",
+        "/dev/full",
+        "--json",
+    )
+    assert (1, "receipts") == (done.status, done.record["stopped"])
+    assert done.record["receipts_lost"] == done.record["documents"] < 7
+    assert "/dev/full: receipts cannot be written: No space left on device" in done.err
+
+
+def test_kill_9_leaves_stores_that_the_next_run_repairs(
+    damaged: Path,
+    troubled: Callable[..., dict[str, str]],
+    start: Callable[..., subprocess.Popen[bytes]],
+    fifo: Callable[[str], Fifo],
+    call: Callable[..., Done],
+) -> None:
+    """Killed in the middle of a write: the lock is free, no file is damaged, receipts are whole lines, all gets done."""
+    reached = fifo("reached")
+    plain = (damaged / "trio-repair.toml").read_text()
+    env = troubled(damaged, method="write", reached=str(reached.path), hangs=True)
+    receipts = damaged / "receipts.jsonl"
+    process = start("repair", "--dir", damaged, "--strategy", "most-recent", "--receipts", receipts, env=env)
+    reached.wait()
+    process.kill()
+    process.wait()
+    receipts_of(receipts)
+    for name in ("text.db", "cache.db"):
+        connection = sqlite3.connect(damaged / name)
+        assert [("ok",)] == connection.execute("PRAGMA integrity_check").fetchall()
+        connection.close()
+    assert len(findings(damaged)) > 1  # the control: it was killed before it was done
+    (damaged / "trio-repair.toml").write_text(plain)
+    assert 1 == call("repair", "--dir", damaged, "--strategy", "most-recent", "--receipts", receipts).status
+    assert findings(damaged) == CONFLICT
+
+
+def test_a_store_that_hangs_does_not_hang_the_command(damaged: Path, troubled: Callable[..., dict[str, str]]) -> None:
+    """A thread that never returns: the command ends by itself, names the store, and does what can be done."""
+    configure(damaged, "store_call_timeout = 5.0", "store_call_timeout = 0.3\ngrace = 0.2\nunavailable_timeout = 0.5")
+    env = troubled(damaged, method="observe", hangs=True)
+    done = run("repair", "--dir", damaged, "--strategy", "text", "--timeout", "1s", doc_id(1), doc_id(3), env=env)
+    assert 1 == done.status
+    assert "the vector store hung: " in done.err
+    assert doc_id(3) in done.out
+    looked = run("show", "--dir", damaged, doc_id(1), env=env)
+    assert 3 == looked.status
+    assert "vector store: did not answer within 0.3 s" in looked.err
+
+
+def test_the_module_and_the_script_are_the_same_command() -> None:
+    """`python -m trio_repair` and the console script say the same version."""
+    script = subprocess.run(
+        [Path(sys.executable).with_name("trio-repair"), "--version"], capture_output=True, check=True, env=environment()
+    )
+    assert run("--version").out == script.stdout.decode()
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_interrupts(
+    damaged: Path,
+    troubled: Callable[..., dict[str, str]],
+    start: Callable[..., subprocess.Popen[bytes]],
+    fifo: Callable[[str], Fifo],
+    interrupts: int,
+) -> None:
+    """The first Ctrl-C finishes what runs, the second cancels it; either leaves valid stores and a true summary."""
+    reached, release = fifo("reached"), fifo("release")
+    configure(damaged, "store_call_timeout = 5.0", "store_call_timeout = 30.0\ngrace = 0.2")
+    plain = (damaged / "trio-repair.toml").read_text()
+    env = troubled(damaged, method="write", reached=str(reached.path), release=str(release.path))
+    receipts = damaged / "receipts.jsonl"
+    process = start(
+        "repair",
+        "--dir",
+        damaged,
+        "--strategy",
+        "most-recent",
+        "--concurrency",
+        "1",
+        "--json",
+        "--receipts",
+        receipts,
+        env=env,
+    )
+    reached.wait()
+    assert process.stderr is not None
+    process.send_signal(2 if interrupts == 2 else 15)
+    heard = ""
+    while "finishing 1 running repairs; interrupt again to cancel them" not in heard:
+        line = process.stderr.readline().decode()
+        assert line, heard
+        heard += line
+    if interrupts == 1:
+        release.release()
+    else:
+        process.send_signal(2)
+    out, err = process.communicate(timeout=30)
+    assert 130 == process.returncode
+    record = json.loads(out)
+    outcomes = record["outcomes"]
+    assert ["interrupted", "cancelled"][interrupts - 1] == record["stopped"]
+    assert sum(outcomes.values()) == record["documents"] == len(receipts_of(receipts))
+    assert outcomes["cancelled"] > 0
+    repaired = {receipt["doc_id"] for receipt in receipts_of(receipts) if receipt["outcome"] == "repaired"}
+    assert set(DAMAGE) - repaired == set(findings(damaged))
+    # The one that ran was finished, or not; whatever was repaired before it reached the vector store counts too.
+    assert (interrupts == 1) == bool({doc_id(number) for number in (1, 3, 9)} & repaired)
+    said = b"the repairs under way were finished" if interrupts == 1 else b"running repairs were cancelled"
+    assert said in err
+    (damaged / "trio-repair.toml").write_text(plain)
+    assert 1 == run("repair", "--dir", damaged, "--strategy", "most-recent").status
+    assert findings(damaged) == CONFLICT
