@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -31,8 +30,6 @@ from ._layout import (
 )
 from ._sqlite import Session
 
-_SWEEP_SECONDS: Final = 60.0
-
 _DISTRUST: Final = "UPDATE documents SET proven = 0 WHERE rev <= (SELECT value FROM revision) AND doc_id ="
 
 _TABLES: Final = f"""
@@ -48,6 +45,7 @@ CREATE TABLE documents (
   model TEXT,
   dimension INTEGER,
   chunking TEXT,
+  first_chunk INTEGER NOT NULL DEFAULT 0,
   chunk_count INTEGER NOT NULL DEFAULT 0,
   proven INTEGER NOT NULL DEFAULT 0,
   {METADATA_COLUMN},
@@ -73,17 +71,18 @@ CREATE TRIGGER documents_deleted_chunks AFTER UPDATE OF deleted ON documents WHE
 END;
 """
 # `proven`: the chunks are those that the digest was made of. Foreign SQL on chunks or metadata clears it.
-# AUTOINCREMENT: a vector that lost its chunk must not be inherited by a later one.
+# `first_chunk`: the chunks of a document have consecutive ids, so that a vector whose chunk row was lost is still known
+# to be this document's, and goes when it is replaced. AUTOINCREMENT: no later chunk gets such an id again.
 
 _INSERT: Final = (
     "INSERT INTO documents (doc_id, number, digest, deleted, updated_at, written_at, rev, model, dimension, chunking,"
-    " chunk_count, proven, metadata) VALUES"
+    " first_chunk, chunk_count, proven, metadata) VALUES"
 )
 _UPSERT: Final = (
     "ON CONFLICT (doc_id) DO UPDATE SET number = excluded.number, digest = excluded.digest, deleted = excluded.deleted,"
     " updated_at = excluded.updated_at, written_at = excluded.written_at, rev = excluded.rev, model = excluded.model,"
-    " dimension = excluded.dimension, chunking = excluded.chunking, chunk_count = excluded.chunk_count,"
-    " proven = excluded.proven, metadata = excluded.metadata"
+    " dimension = excluded.dimension, chunking = excluded.chunking, first_chunk = excluded.first_chunk,"
+    " chunk_count = excluded.chunk_count, proven = excluded.proven, metadata = excluded.metadata"
 )
 
 
@@ -114,7 +113,6 @@ class VectorLayout(Layout):
         self.identity = identity
         self.partition = f"{identity.model} {identity.chunking}"
         """Keeps vectors of different identities apart inside one table."""
-        self._swept = -float("inf")
 
     def columns(self, connection: apsw.Connection, content: str) -> str:
         counts = "count(*) || '-' || {} || '-' || ifnull(max(c.ordinal), -1)"
@@ -164,6 +162,7 @@ class VectorLayout(Layout):
                     now,
                     put.revision,
                     *made,
+                    chunk_id + 1,
                     len(payload.chunks),
                     1,
                     payload.metadata,
@@ -173,8 +172,10 @@ class VectorLayout(Layout):
                 chunk_id += 1
                 chunks.append((chunk_id, doc_id, ordinal, chunk.start, chunk.text))
                 vectors.append((chunk_id, self.partition, vector))
-        insert_rows(main, _INSERT, documents, _UPSERT)  # first: its rev tells the triggers on chunks that it is us
-        self._drop_chunks(main, json.dumps([put.document.doc_id for put in puts], ensure_ascii=False))
+        ids = json.dumps([put.document.doc_id for put in puts], ensure_ascii=False)
+        self._drop_vectors(main, ids)
+        insert_rows(main, _INSERT, documents, _UPSERT)  # its rev tells the triggers on chunks that it is us
+        self._drop_chunks(main, ids)
         if chunks:
             if dimension not in dimensions(main):
                 main.execute(
@@ -183,35 +184,27 @@ class VectorLayout(Layout):
                 )
             insert_rows(main, "INSERT INTO chunks (chunk_id, doc_id, ordinal, start, text) VALUES", chunks)
             insert_rows(main, f"INSERT INTO vectors_{dimension} (rowid, identity, embedding) VALUES", vectors)
-        if not all(put.before.intact for put in puts):
-            self._sweep(main)
 
     def erase(self, session: Session, ids: str) -> None:
+        self._drop_vectors(session.main, ids)
         session.main.execute("DELETE FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
         self._drop_chunks(session.main, ids)
 
     @staticmethod
+    def _drop_vectors(main: apsw.Connection, ids: str) -> None:
+        """Delete the vectors of documents: of the chunk rows that are there, and of those that should be."""
+        theirs = "doc_id IN (SELECT value FROM json_each(?1))"
+        for dimension in dimensions(main):
+            main.execute(
+                f"DELETE FROM vectors_{dimension} WHERE rowid IN (SELECT chunk_id FROM chunks WHERE {theirs}"
+                f" UNION SELECT v.rowid FROM documents AS d JOIN vectors_{dimension}_rowids AS v"
+                f" ON v.rowid >= d.first_chunk AND v.rowid < d.first_chunk + d.chunk_count WHERE d.{theirs})",
+                (ids,),
+            )
+
+    @staticmethod
     def _drop_chunks(main: apsw.Connection, ids: str) -> None:
-        theirs = "doc_id IN (SELECT value FROM json_each(?))"
-        for dimension in dimensions(main):
-            main.execute(
-                f"DELETE FROM vectors_{dimension} WHERE rowid IN (SELECT chunk_id FROM chunks WHERE {theirs})", (ids,)
-            )
-        main.execute(f"DELETE FROM chunks WHERE {theirs}", (ids,))
-
-    def _sweep(self, main: apsw.Connection) -> None:
-        """Delete vectors whose chunk row was lost; they are never found, but would be compared for ever.
-
-        Not more than once a minute, because it looks at every vector.
-        """
-        if time.monotonic() - self._swept < _SWEEP_SECONDS:
-            return
-        self._swept = time.monotonic()
-        for dimension in dimensions(main):
-            main.execute(
-                f"DELETE FROM vectors_{dimension} WHERE rowid IN (SELECT rowid FROM vectors_{dimension}_rowids"
-                " WHERE rowid NOT IN (SELECT chunk_id FROM chunks))"
-            )
+        main.execute("DELETE FROM chunks WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
 
 
 def dimensions(connection: apsw.Connection) -> list[int]:
