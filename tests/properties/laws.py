@@ -1,0 +1,408 @@
+"""Each invariant as a law: which scenarios to draw, and what to check of their traces. Tests and controls share them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, Phase, given, settings
+
+from trio_repair import DivergenceKind, EventKind, RepairOutcome, SyncStrategy
+from trio_repair.testing import Fault, FaultKind
+from trio_repair.testing._samples import HOSTILE_IDS
+
+from . import checks, liveness
+from .drawing import DECIDING, IDS, KINDS, choose, job_spec, one_job_each, scenarios
+from .oracle import is_right
+from .play import MARKER, Trace, play
+from .recording import AttemptBegan, Effect, Happened, RoundBegan
+from .scenario import CRITICAL, STORES, JobSpec, MakePlan, Scenario, Submit
+from .story import attempts, job_stories, verdict_on
+
+ALL_STEPS = ("submit", "stream", "plan", "cancel", "limit", "write", "resolve", "pause", "resume", "cleanup", "heal")
+PATIENT: dict[str, Any] = {
+    "job_timeout_seconds": 600.0,
+    "drain_timeout": 3600.0,
+    "store_call_timeout": 60.0,
+    "unavailable_timeout": 300.0,
+    "breaker_failures": 100,
+    "max_queued_jobs": 100,
+}
+"""Settings under which nothing ends for lack of time."""
+
+
+@attrs.frozen
+class Law:
+    draw: st.SearchStrategy[Scenario]
+    check: Callable[[Trace], None]
+
+    def holds(self, scenario: Scenario) -> None:
+        self.check(play(scenario))
+
+
+class Caught(BaseException):
+    """The law was broken. Not an Exception: Hypothesis neither shrinks nor repeats the example."""
+
+
+def finds(law: Law, examples: int = 400) -> bool:
+    """Whether the law finds something wrong with the engine, as it is now, within so many drawn scenarios."""
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(law.draw)
+    def hunt(scenario: Scenario) -> None:
+        try:
+            law.holds(scenario)
+        except (AssertionError, KeyError, RuntimeError) as error:
+            raise Caught(str(error)) from error
+
+    try:
+        hunt()
+    except Caught:
+        return True
+    return False
+
+
+# The scenarios
+
+
+def wild(**changes: Any) -> st.SearchStrategy[Scenario]:
+    """Everything at once."""
+    options: dict[str, Any] = {
+        "steps": ALL_STEPS,
+        "kinds": KINDS,
+        "for_ever": True,
+        "endings": ("drain", "drain", "drain", "raise", "cancel"),
+        "max_steps": 10,
+    }
+    return scenarios(**{**options, **changes})
+
+
+def contended(**changes: Any) -> st.SearchStrategy[Scenario]:
+    """An application and a rival write what is being repaired; nothing ends for lack of time."""
+    options: dict[str, Any] = {
+        "ids": ("a", "b"),
+        "steps": ("submit", "write"),
+        "kinds": (FaultKind.CONCURRENT_WRITE, FaultKind.LATENCY, FaultKind.ACK_LOST, FaultKind.DOCUMENT_UNAVAILABLE),
+        "config": PATIENT,
+    }
+    return scenarios(**{**options, **changes})
+
+
+@st.composite
+def blocked(draw: st.DrawFn) -> Scenario:
+    """Something that repairs need before their first write always fails, or never ends."""
+    drawn = draw(scenarios(ids=IDS[:3], max_steps=4, config={"cache": "refresh"}, max_batch=1))
+    kind, (operation, stores) = choose(
+        draw,
+        (
+            FaultKind.UNAVAILABLE,
+            FaultKind.DRIVER_ERROR,
+            FaultKind.REJECTED,
+            FaultKind.HANG,
+            FaultKind.LATE_ERROR,
+            FaultKind.WRONG_LENGTH,
+        ),
+        (
+            ("observe", ("text",)),
+            ("observe", ("vector",)),
+            ("read", CRITICAL),
+            ("prepare", ("text",)),
+            ("prepare", ("vector",)),
+        ),
+    )
+    return attrs.evolve(drawn, faults={name: (Fault(kind, operation),) for name in stores})
+
+
+@st.composite
+def with_plans(draw: st.DrawFn) -> Scenario:
+    """Every document is planned, then some move, then the plans are carried out."""
+    drawn = draw(
+        scenarios(
+            ids=IDS[:3],
+            steps=("write", "submit"),
+            kinds=(FaultKind.CONCURRENT_WRITE, FaultKind.ACK_LOST, FaultKind.REQUEST_LOST, FaultKind.DOCUMENT_UNAVAILABLE),
+            max_steps=6,
+            config=PATIENT,
+        )
+    )
+    plans = [
+        MakePlan(doc_id=doc_id, strategy=strategy)
+        for doc_id, strategy in zip(drawn.doc_ids, choose(draw, *([DECIDING] * len(drawn.doc_ids))), strict=True)
+    ]
+    program = [
+        attrs.evolve(step, planned=True, how="submit") if isinstance(step, Submit) else step for step in drawn.program
+    ]
+    return attrs.evolve(drawn, program=(*plans, *program))
+
+
+@st.composite
+def poisoned(draw: st.DrawFn) -> Scenario:
+    """One job for each document, all at once, and one document that spoils every call of some kind that names it."""
+    drawn = draw(scenarios(min_docs=3, config={**PATIENT, "max_concurrent_jobs": 64}, slow=False, max_batch=16))
+    strategy, kind, operation, store, poison = choose(
+        draw,
+        DECIDING,
+        (FaultKind.DRIVER_ERROR, FaultKind.WRONG_LENGTH, FaultKind.REJECTED, FaultKind.DOCUMENT_UNAVAILABLE),
+        ("write", "prepare", "observe", "read"),
+        ("text", "vector", "cache"),
+        drawn.doc_ids,
+    )
+    faults = {store: (Fault(kind, operation, doc_id=poison),)}
+    return attrs.evolve(one_job_each(drawn, strategy), faults=faults, raising=frozenset())
+
+
+@st.composite
+def healing(draw: st.DrawFn) -> Scenario:
+    """Anything happens, then the faults stop and a few more runs are made."""
+    drawn = draw(scenarios(steps=("submit", "write", "resolve"), kinds=KINDS, for_ever=True, max_steps=6, rounds=4))
+    return attrs.evolve(drawn, rounds_strategy=choose(draw, DECIDING)[0])
+
+
+@st.composite
+def one_stuck(draw: st.DrawFn) -> Scenario:
+    """One document's calls never end; the others are only slow."""
+    drawn = draw(
+        scenarios(min_docs=3, config={**PATIENT, "store_call_timeout": 0.5, "breaker_reset": 0.05}, max_batch=16)
+    )
+    strategy, kind, operation, store = choose(
+        draw, DECIDING, (FaultKind.HANG, FaultKind.HANG_AFTER), ("observe", "read", "prepare", "write"), CRITICAL
+    )
+    stuck = drawn.doc_ids[0]
+    faults = {store: (Fault(kind, operation, doc_id=stuck),)}
+    return attrs.evolve(one_job_each(drawn, strategy, max_retries=0), faults=faults)
+
+
+@st.composite
+def queued_up(draw: st.DrawFn) -> Scenario:
+    """One job for each of many documents, of all priorities, for few slots."""
+    ids = tuple(f"doc-{index}" for index in range(12))
+    config = {**PATIENT, "max_concurrent_jobs": 1}
+    drawn = draw(scenarios(ids=ids, min_docs=6, config=config, max_steps=1))
+    waits = choose(draw, *([(0.0, 0.01, 0.3, 1.0)] * len(drawn.doc_ids)))
+    jobs = [attrs.evolve(job_spec(draw, [doc_id], DECIDING), timeout=None, deadline=None) for doc_id in drawn.doc_ids]
+    return attrs.evolve(
+        drawn, program=tuple(Submit(job=job, wait=wait) for job, wait in zip(jobs, waits, strict=True))
+    )
+
+
+@st.composite
+def raising(draw: st.DrawFn) -> Scenario:
+    """The code of some repairs raises, at once or beside a cancellation; some take their time to stop."""
+    drawn = draw(
+        scenarios(
+            steps=("submit", "cancel", "cleanup"),
+            kinds=(FaultKind.HANG, FaultKind.LATENCY) if draw(st.booleans()) else (),
+            endings=("drain", "drain", "raise", "cancel"),
+            max_steps=10,
+            config={"max_queued_jobs": 100},
+        )
+    )
+    now, late, slow = choose(draw, *([[*drawn.doc_ids, None]] * 3))
+    return attrs.evolve(
+        drawn,
+        raising=frozenset({now} - {None}),
+        raising_late=frozenset({late} - {None}),
+        stubborn={} if slow is None else {slow: 0.7},
+    )
+
+
+@st.composite
+def hostile(draw: st.DrawFn) -> Scenario:
+    """Ids that careless stores trip over, some of them repaired, their neighbours not."""
+    ids = draw(st.lists(st.sampled_from(HOSTILE_IDS), min_size=3, max_size=6, unique=True))
+    return draw(scenarios(ids=ids, min_docs=3, config=PATIENT, max_batch=16, slow=False))
+
+
+@st.composite
+def telling(draw: st.DrawFn) -> Scenario:
+    """Everything that happens is logged, and drivers' errors quote the documents."""
+    drawn = draw(wild(ids=IDS[:3], max_steps=6, config={"store_call_timeout": 0.5}))
+    return attrs.evolve(drawn, leaking=frozenset(choose(draw, drawn.doc_ids)), logged=True)
+
+
+# The checks that are about one kind of scenario only
+
+
+def check_i05_blocked(trace: Trace) -> None:
+    """What needs the operation that is blocked leaves every store as it was, tokens included."""
+    checks.check_i05(trace)
+    ((store, (fault,)), *_) = trace.scenario.faults.items()
+    spared: dict[str, bool] = {}
+    for attempt in attempts(trace):
+        verdicts = [verdict for _, _, verdict in attempt.verdicts(trace)]
+        copies = all(verdict.action == "copy" and verdict.lagging for verdict in verdicts)
+        needed = {
+            "observe": True,
+            "read": copies,
+            "prepare": all(store in verdict.lagging for verdict in verdicts),
+        }[str(fault.operation)]
+        if needed:
+            assert not attempt.sent, f"wrote before {fault.operation} had succeeded: {attempt.sent}"
+        spared[attempt.doc_id] = spared.get(attempt.doc_id, True) and needed
+    for doc_id, untouched in spared.items():
+        for name in trace.before if untouched else ():
+            assert trace.before[name].get(doc_id) == trace.after[name].get(doc_id)
+
+
+def _expected_success(trace: Trace, doc_id: str, strategy: SyncStrategy) -> bool | None:
+    """Whether a repair without any trouble succeeds; None if nobody holds the document."""
+    text, vector = (_held(trace, trace.before, name, doc_id) for name in CRITICAL)
+    verdict = verdict_on(trace, text, vector, strategy)
+    return None if verdict.action == "nowhere" else verdict.decidable
+
+
+def _held(trace: Trace, snapshot: Any, name: str, doc_id: str) -> Any:
+    copy = snapshot[name].get(doc_id)
+    if copy is None:
+        empty = type(trace.stores[name])(name, trace.log, traits=trace.stores[name].traits)
+        return empty.observe_nowait(doc_id)
+    return copy.observation()
+
+
+def check_as_without_trouble(trace: Trace, *, except_for: frozenset[str] = frozenset()) -> None:
+    """Each repair ends as the table says, whatever happens to others."""
+    for story in job_stories(trace).values():
+        expected = _expected_success(trace, story.job.doc_id, story.job.strategy)
+        if story.job.doc_id not in except_for and expected is not None:
+            assert expected is story.result.success, f"not as without trouble: {story.result}"
+            assert expected or story.result.outcome is RepairOutcome.NEEDS_MANUAL, story.result
+
+
+def check_i10(trace: Trace) -> None:
+    """One poison document in a bulk call fails alone."""
+    ((store, (fault,)),) = trace.scenario.faults.items()
+    assert fault.doc_id is not None
+    check_as_without_trouble(trace, except_for=frozenset({fault.doc_id}))
+    checks.check_i08(trace)
+
+
+def check_i11(trace: Trace) -> None:
+    """Bounded runs make every decidable document equal and leave the rest alone; one more run writes nothing."""
+    begins = [index for index, entry in enumerate(trace.entries) if isinstance(entry, RoundBegan)]
+    late = [entry for entry in trace.entries[begins[-1] :] if isinstance(entry, Effect)]
+    assert not late, f"the last run still wrote: {late[0]}"
+    strategy = trace.scenario.rounds_strategy
+    assert all(len(results) == len(trace.scenario.doc_ids) for results in trace.final_rounds)
+    results = {result.doc_id: result for result in trace.final_rounds[-1]}
+    for doc_id in trace.scenario.doc_ids:
+        first = verdict_on(trace, *(_held(trace, trace.after, name, doc_id) for name in CRITICAL), strategy)
+        views = [trace.stores[name].observe_nowait(doc_id) for name in CRITICAL]
+        last = verdict_on(trace, views[0], views[1], strategy)
+        if first.decidable:
+            assert last.decidable and last.lagging == (), f"{doc_id!r} did not converge: {views}"
+            assert RepairOutcome.ALREADY_CONSISTENT is results[doc_id].outcome
+            if "cache" in trace.stores:
+                entry = trace.stores["cache"].observe_nowait(doc_id)
+                absent_is_right = entry.version is None
+                wanted = None if last.version is None or last.version.deleted else last.version
+                assert absent_is_right or is_right("cache", entry, wanted), f"the cache holds {entry}"
+        elif first.action == "manual":
+            assert RepairOutcome.NEEDS_MANUAL is results[doc_id].outcome
+            for name, store in trace.stores.items():
+                assert trace.after[name].get(doc_id) == store.snapshot().get(doc_id), f"{doc_id!r} was changed"
+        else:
+            assert results[doc_id].outcome in (RepairOutcome.FAILED, RepairOutcome.ALREADY_CONSISTENT)
+
+
+def check_i14(trace: Trace) -> None:
+    """A stuck document delays no other by more than `store_call_timeout` and the breaker's first probe."""
+    config = trace.scenario.config
+    smooth = play(attrs.evolve(trace.scenario, faults={}))
+    expected = {story.job.doc_id: story.settled_at for story in job_stories(smooth).values()}
+    slowest = max(latency.before + latency.after for latency in trace.scenario.latencies.values())
+    allowed = config.store_call_timeout + config.breaker_reset + slowest * len(trace.scenario.doc_ids) * 6
+    stuck = trace.scenario.doc_ids[0]
+    for story in job_stories(trace).values():
+        if story.job.doc_id != stuck:
+            late = story.settled_at - expected[story.job.doc_id]
+            assert late <= allowed + 1e-6, f"{story.job.doc_id} waited {late} s for {stuck}"
+    check_as_without_trouble(trace, except_for=frozenset({stuck}))
+
+
+def check_i14_no_starvation(trace: Trace) -> None:
+    """Who starts next is who was accepted first, each step of priority being worth `aging_seconds`."""
+    aging = trace.scenario.config.aging_seconds
+    waiting: dict[str, tuple[float, float]] = {}
+    for entry in trace.first():
+        if isinstance(entry, Happened) and entry.event.kind is EventKind.ACCEPTED:
+            assert entry.event.job is not None and entry.event.doc_id is not None
+            waiting[entry.event.doc_id] = (entry.at + entry.event.job.priority * aging, entry.at)
+        elif isinstance(entry, AttemptBegan) and entry.doc_id in waiting:
+            key, _ = waiting.pop(entry.doc_id)
+            for doc_id, (other, accepted_at) in waiting.items():
+                assert accepted_at >= entry.at or key <= other + 1e-9, f"{entry.doc_id} overtook {doc_id}"
+
+
+def check_i16_raising(trace: Trace) -> None:
+    liveness.check_i16(trace)
+    liveness.check_i15(trace)
+    liveness.check_i09(trace)
+
+
+def check_i18(trace: Trace) -> None:
+    """Each document is repaired as if it were alone, and those that no job names are not touched."""
+    check_as_without_trouble_undisturbed(trace)
+    named = {step.job.doc_id for step in trace.scenario.program if isinstance(step, Submit)}
+    for entry in trace.entries:
+        if isinstance(entry, Effect):
+            assert entry.doc_id in named, f"touched a document that nobody named: {entry}"
+    for name, before in trace.before.items():
+        for doc_id in {*before, *trace.after[name]} - named:
+            assert before.get(doc_id) == trace.after[name].get(doc_id)
+
+
+def check_as_without_trouble_undisturbed(trace: Trace) -> None:
+    """As above, where several jobs may follow each other on one document: the first one is as the table says."""
+    seen: set[str] = set()
+    for story in job_stories(trace).values():
+        if story.job.doc_id in seen or not story.ended_with_its_attempt or story.job.deadline or story.job.timeout:
+            continue
+        seen.add(story.job.doc_id)
+        if any(other.job.doc_id == story.job.doc_id for other in job_stories(trace).values() if other is not story):
+            continue
+        expected = _expected_success(trace, story.job.doc_id, story.job.strategy)
+        if expected is not None and story.result.outcome is not RepairOutcome.CANCELLED:
+            assert expected is story.result.success, f"not as the table says: {story.result}"
+
+
+def check_i19(trace: Trace) -> None:
+    liveness.check_i19(trace, MARKER)
+
+
+_UNRIVALLED = tuple(kind for kind in KINDS if kind is not FaultKind.CONCURRENT_WRITE)
+
+LAWS: dict[str, Law] = {
+    "i01": Law(wild(), checks.check_i01),
+    "i01 contended": Law(contended(), checks.check_i01),
+    "i02": Law(wild(steps=("submit", "write", "resolve", "cancel")), checks.check_i02),
+    "i03": Law(contended(steps=("submit", "write", "plan")), checks.check_i03),
+    "i04": Law(wild(steps=("submit", "write")), checks.check_i04),
+    "i05": Law(
+        scenarios(kinds=_UNRIVALLED, steps=("submit", "cancel"), endings=("drain", "cancel", "raise")), checks.check_i05
+    ),
+    "i05 blocked": Law(blocked(), check_i05_blocked),
+    "i06": Law(wild(steps=("submit", "write"), strategies=tuple(SyncStrategy)), checks.check_i06),
+    "i07": Law(with_plans(), checks.check_i07),
+    "i08": Law(wild(), checks.check_i08),
+    "i08 contended": Law(contended(), checks.check_i08),
+    "i09": Law(wild(config={"settle": 0.0}), liveness.check_i09),
+    "i10": Law(poisoned(), check_i10),
+    "i11": Law(healing(), check_i11),
+    "i12": Law(wild(ids=IDS[:2], steps=("submit", "stream", "cancel", "cleanup", "write")), liveness.check_i12),
+    "i13": Law(wild(steps=("submit", "stream", "limit", "cancel", "pause", "resume")), liveness.check_i13),
+    "i14": Law(one_stuck(), check_i14),
+    "i14 starvation": Law(queued_up(), check_i14_no_starvation),
+    "i15": Law(wild(), liveness.check_i15),
+    "i16": Law(raising(), check_i16_raising),
+    "i18": Law(hostile(), check_i18),
+    "i19": Law(telling(), check_i19),
+}
