@@ -185,7 +185,7 @@ async def _tell_it_all(place: _Place, narrator: _Narrator, documents: int | None
     for command in (
         place.command("check"),
         place.command("search", "parse a date"),
-        place.command("show", damages[0].doc_id),
+        place.command("show", next(one.doc_id for one in damages if DivergenceKind.CONFLICT in one.kinds)),
     ):
         for line in command:
             narrator.output.show(f"  {line}")

@@ -211,7 +211,7 @@ STORIES: Final = (
 
 
 def cast_stories(
-    doc_ids: Sequence[str], cached: frozenset[str], rng: random.Random
+    doc_ids: Sequence[str], cached: frozenset[str], rng: random.Random, stories: Sequence[Story] = STORIES
 ) -> list[tuple[Story, Sequence[str]]]:
     """Choose which documents each story happens to: `SHARE` of all, evenly over the stories, at least one each.
 
@@ -220,14 +220,14 @@ def cast_stories(
     """
     if len(doc_ids) < MIN_DOCUMENTS:
         raise InvalidValue("documents", f"{len(doc_ids)} are too few to be damaged; give at least {MIN_DOCUMENTS}")
-    each = max(1, round(len(doc_ids) * SHARE / len(STORIES)))
+    each = max(1, round(len(doc_ids) * SHARE / len(stories)))
     shuffled = rng.sample(doc_ids, len(doc_ids))
     pools = {
         True: iter([doc_id for doc_id in shuffled if doc_id in cached]),
         False: iter([doc_id for doc_id in shuffled if doc_id not in cached]),
     }
     roles: list[tuple[Story, Sequence[str]]] = []
-    for story in STORIES:
+    for story in stories:
         # A story that happens to either takes turns, so that it leaves outdated copies in the cache, and not only.
         wants = [turn % 3 == 1 if story.cached is None else story.cached for turn in range(each)]
         chosen = [doc_id for want in wants if (doc_id := next(pools[want], None)) is not None]
@@ -237,12 +237,13 @@ def cast_stories(
     return roles
 
 
-async def damage_stores(shop: Workshop, *, seed: int) -> list[Damage]:
-    """Let every story happen to documents that are live in the text store.
+async def damage_stores(shop: Workshop, *, seed: int, stories: Sequence[Story] = STORIES) -> list[Damage]:
+    """Let stories happen to documents that are live in the text store.
 
     Args:
         shop: the stores, in which nothing diverges yet.
         seed: which documents.
+        stories: what happens.
 
     Returns:
         Everything that was done, by ascending doc_id: `check` must find these documents, these kinds, and no others.
@@ -256,7 +257,7 @@ async def damage_stores(shop: Workshop, *, seed: int) -> list[Damage]:
     doc_ids = await live_ids(shop.stores.text)
     cached = frozenset() if shop.stores.cache is None else frozenset(await live_ids(shop.stores.cache))
     done: list[Damage] = []
-    for story, chosen in cast_stories(doc_ids, cached, random.Random(seed)):
+    for story, chosen in cast_stories(doc_ids, cached, random.Random(seed), stories):
         documents = await read_documents(shop.stores.text, chosen, role="text")
         outcomes = await story.happen(shop, documents)
         for doc_id, after in zip(chosen, outcomes, strict=True):
