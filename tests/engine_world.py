@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -26,23 +26,21 @@ NAMES = ("text", "vector", "cache")
 
 
 class World:
-    """Stores by name, from the engine inwards: faults, then time, then memory."""
+    """Stores by name, from the engine inwards: faults, then time, then memory. `traits` are those of `only`."""
 
     def __init__(
         self,
         latencies: Mapping[str, Mapping[str, float]] | None = None,
         *,
         cache: bool = True,
+        only: Sequence[str] = NAMES,
         **traits: Any,
     ) -> None:
         names = NAMES if cache else NAMES[:2]
         slow = {} if latencies is None else latencies
         self.memory = {name: MemoryStore(name) for name in names}
-        if traits:
-            self.memory = {
-                name: MemoryStore(name, traits=attrs.evolve(store.traits, **traits))
-                for name, store in self.memory.items()
-            }
+        for name in set(names) & set(only):
+            self.memory[name] = MemoryStore(name, traits=attrs.evolve(self.memory[name].traits, **traits))
         self.slow = {name: SimulatedStore(self.memory[name], slow.get(name, {})) for name in names}
         self.faulty = {name: FaultyStore(self.slow[name], name=name) for name in names}
 

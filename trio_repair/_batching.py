@@ -141,14 +141,23 @@ class Request:
         return self.operation is Operation.REMOVE
 
     @property
+    def landed(self) -> bool:
+        """The store said that it landed."""
+        return isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.LANDED
+
+    @property
+    def refused(self) -> bool:
+        """The store said that its fence refused it."""
+        return isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.REFUSED
+
+    @property
     def verdict_unknown(self) -> bool:
         """It was sent, and nobody knows whether it landed."""
         if not self.was_sent or self.disproved:
             return False
         if isinstance(self.answer, WriteAnswer):
             # Sent twice and then refused: the first one may be what it was refused for.
-            refused = self.answer.status is WriteStatus.REFUSED
-            return self.answer.status is WriteStatus.UNKNOWN or (refused and self.sent_again)
+            return self.answer.status is WriteStatus.UNKNOWN or (self.refused and self.sent_again)
         return self.answer is None
 
     def may_explain(self, version: DocumentVersion | None) -> bool:

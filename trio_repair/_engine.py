@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ import trio
 
 from ._active import ActiveTable
 from ._backoff import backoff_delay
-from ._batching import Batcher, StoreStatistics
+from ._batching import Batcher, Operation, StoreStatistics
 from ._config import AutoRepairConfig
 from ._errors import DuplicateJob, EngineClosed, InvalidValue
 from ._events import EngineEvent, EventKind
@@ -29,7 +30,6 @@ from ._model import (
     ActiveRepair,
     RepairJob,
     RepairOutcome,
-    RepairPhase,
     RepairPriority,
     RepairResult,
     SyncStrategy,
@@ -228,15 +228,20 @@ class RepairExecutionEngine:
         """
         stream = ResultStream(jobs, self._limits, submit=self._feed, withdraw=self._withdraw)
         failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.feed)
-            try:
-                yield stream
-            except Exception as error:
-                failure = error
-            finally:
-                nursery.cancel_scope.cancel()
-                stream.withdraw()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.feed)
+                try:
+                    yield stream
+                except Exception as error:
+                    failure = error
+                finally:
+                    nursery.cancel_scope.cancel()
+                    stream.withdraw()
+        except BaseException as beside:
+            if failure is None:
+                raise
+            raise _both(failure, beside) from None
         if failure is not None:
             raise failure
 
@@ -308,13 +313,14 @@ class RepairExecutionEngine:
         if mission.moves_with_the_document:
             key = (job.strategy, job.timeout, job.deadline, job.max_retries - job.retry_count)
         self._queue.add(ticket, key, mission, now)
-        if self._instruments:
-            self._emit(EventKind.ACCEPTED, doc_id=job.doc_id, job=job)
         if deadline is not None:
             ticket.timer = self._timetable.at(deadline, self._deadline_passed, ticket)
         locked_by = self._queue.locked_by(job.doc_id)
         if locked_by is not None:
             self._watch_lock(ticket, locked_by)
+        if self._instruments:
+            # Told last: an instrument may withdraw the job at once, and finds it complete.
+            self._emit(EventKind.ACCEPTED, doc_id=job.doc_id, job=job)
         self._dispatch()
         return RepairHandle(self, ticket)
 
@@ -350,7 +356,7 @@ class RepairExecutionEngine:
         return ids
 
     def cancel(self, job_id: str) -> bool:
-        """Withdraw a job. It is settled as CANCELLED, unless its critical stores were read back equal already.
+        """Withdraw a job. It is settled as CANCELLED, unless its repair has come to another end by then.
 
         A running repair is cancelled only if no other job waits for it, and settles when it has stopped.
 
@@ -458,12 +464,18 @@ class RepairExecutionEngine:
         outstanding = [] if entry.progress is None else entry.progress.outstanding()
         for name, request in outstanding:
             request.on_ended = self._unlocker(entry.doc_id, name)
+        if outstanding:
+            # Before anybody is told of the end, and may ask for the document again.
+            self._queue.lock(entry.doc_id, [name for name, _request in outstanding])
         delay = self._delay_before_next_attempt(entry, verdict, now)
         if delay is None:
+            if verdict.park is not None:
+                # It was to go on after a wait, and nothing but a cancellation keeps it from that.
+                verdict = Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)
             self._queue.finish(entry)
-            for ticket in entry.tickets:
+            tickets, entry.tickets = entry.tickets, []
+            for ticket in tickets:
                 self._settle(ticket, verdict)
-            entry.tickets.clear()
         else:
             self._queue.put_back(entry, now + delay)
             self._timetable.at(now + delay, self._back_off_over, entry)
@@ -471,7 +483,6 @@ class RepairExecutionEngine:
                 if ticket.deadline is not None:
                     ticket.timer = self._timetable.at(ticket.deadline, self._deadline_passed, ticket)
         if outstanding:
-            self._queue.lock(entry.doc_id, [name for name, _request in outstanding])
             for ticket in self._queue.waiting_on(entry.doc_id):
                 self._watch_lock(ticket, outstanding[0][0])
         self._dispatch()
@@ -480,7 +491,9 @@ class RepairExecutionEngine:
         progress = entry.progress
         beside = None if failure is None else f"{type(failure).__name__} was raised"
         if failure is not None:
-            logger.error("repair of %r raised", entry.doc_id, exc_info=failure)
+            # Where, not what: its message may hold document text.
+            where = "".join(traceback.format_tb(failure.__traceback__)).rstrip()
+            logger.error("repair of %r raised %s\n%s", entry.doc_id, type(failure).__name__, where)
         if progress is not None and progress.verified:
             # The critical stores were read back equal; what was cut off is the cache's part.
             step = progress.stores.get("cache")
@@ -499,31 +512,32 @@ class RepairExecutionEngine:
 
     def _store_waited_for(self, entry: Entry) -> str | None:
         """If the attempt could do nothing but wait for a store whose breaker is open: which."""
-        if entry.progress is None or entry.progress.phase is RepairPhase.PREPARE:
+        progress = entry.progress
+        if progress is None or progress.outstanding():
             return None
-        for name in ("text", "vector"):
-            if self._batchers[name].is_open() and not entry.progress.outstanding():
+        for name, request in progress.waits_for.items():
+            # What is only prepared does not wait for the breaker.
+            waits = request.answer is None and not request.was_sent and request.operation is not Operation.PREPARE
+            if waits and self._batchers[name].is_open():
                 return f"{name} store: is unreachable; check it and repair again"
         return None
 
     def _delay_before_next_attempt(self, entry: Entry, verdict: Verdict, now: float) -> float | None:
         """How long to wait before the entry runs again, its slot free meanwhile; None: it is to be settled."""
-        if not entry.tickets or entry.cancelled or self._aborted:
+        if not entry.tickets or entry.cancelled or self._aborted or (self._closed and self._paused):
             return None
-        job, deadline = entry.tickets[0].job, entry.tickets[0].deadline
         if verdict.park is not None:
-            delay = verdict.park
-            entry.attempts -= 1
-        elif verdict.transient and job.retry_count + entry.attempts <= job.max_retries:
-            base, cap = self._config.backoff_base, self._config.backoff_cap
-            delay = backoff_delay(entry.attempts, base=base, cap=cap, rng=self._rng)
-        else:
+            return verdict.park
+        job, deadline = entry.tickets[0].job, entry.tickets[0].deadline
+        if not verdict.transient or job.retry_count + entry.retries >= job.max_retries:
             return None
+        base, cap = self._config.backoff_base, self._config.backoff_cap
+        delay = backoff_delay(entry.retries + 1, base=base, cap=cap, rng=self._rng)
         if deadline is not None and now + delay >= deadline:
             return None
-        if verdict.park is None:
-            self._retries += 1
-            self._emit(EventKind.RETRY, doc_id=entry.doc_id, job=job, detail=verdict.error)
+        entry.retries += 1
+        self._retries += 1
+        self._emit(EventKind.RETRY, doc_id=entry.doc_id, job=job, detail=verdict.error)
         return delay
 
     def _back_off_over(self, entry: Entry) -> None:
@@ -552,6 +566,10 @@ class RepairExecutionEngine:
 
     def _deadline_passed(self, ticket: Ticket) -> None:
         """A job's deadline passed while it waited."""
+        locked_by = self._queue.locked_by(ticket.job.doc_id)
+        if locked_by is not None:
+            self._lock_outlasted(ticket, locked_by)
+            return
         self._queue.discard(ticket)
         self._settle(ticket, Verdict(RepairOutcome.TIMED_OUT, TIMED_OUT_ERROR))
         self._dispatch()
@@ -648,8 +666,9 @@ class RepairExecutionEngine:
             try:
                 instrument.on_event(event)
             except Exception:
-                logger.exception("%r raised and is dropped", instrument)
-                self._instruments.remove(instrument)
+                if instrument in self._instruments:  # it may have raised in an event of its own making, too
+                    logger.exception("%r raised and is dropped", instrument)
+                    self._instruments.remove(instrument)
 
     def _start(self, repairs: trio.Nursery, calls: trio.Nursery) -> None:
         self._nursery = repairs
@@ -675,8 +694,9 @@ class RepairExecutionEngine:
 
     def _settle_queue(self) -> None:
         for ticket in self._queue.tickets():
-            self._queue.discard(ticket)
-            self._settle(ticket, Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR))
+            if ticket.result is None:  # an instrument that was told of one may withdraw another
+                self._queue.discard(ticket)
+                self._settle(ticket, Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR))
 
     def _close_batchers(self) -> None:
         grace_ends = trio.current_time() + self._config.grace
@@ -688,6 +708,11 @@ def _mission(job: RepairJob, plan: RepairPlan | None) -> Mission:
     if plan is not None and plan.doc_id != job.doc_id:
         raise InvalidValue("plan", f"is for document {plan.doc_id!r}, the job for {job.doc_id!r}")
     return Mission(strategy=job.strategy, plan=plan)
+
+
+def _both(failure: Exception, beside: BaseException) -> BaseException:
+    """The exception of a block's body is kept when leaving the block is cancelled, or fails, as well."""
+    return BaseExceptionGroup("the block failed, and leaving it was cancelled or failed as well", [failure, beside])
 
 
 @asynccontextmanager
@@ -713,7 +738,7 @@ async def open_repair_engine(
     CANCELLED, and store calls under way get `grace` seconds to end. Nothing outlives the block.
 
     Raises:
-        InvalidValue: a store's fence is weak and `allow_weak_fence` is not set, or the text store holds no text.
+        InvalidValue: a store's fence is weak and `allow_weak_fence` is not set.
     """
     config = AutoRepairConfig() if config is None else config
     for name, store in stores.by_name.items():
@@ -725,20 +750,25 @@ async def open_repair_engine(
         stores, config, instruments, random.Random() if rng is None else rng, executor=executor
     )
     failure: Exception | None = None
-    async with trio.open_nursery() as calls:
-        try:
-            async with trio.open_nursery() as repairs:
-                engine._start(repairs, calls)
-                try:
-                    yield engine
-                    await engine._drain_at_exit()
-                except Exception as error:
-                    failure = error
-                finally:
-                    engine._abort()
-                    repairs.cancel_scope.cancel()
-        finally:
-            engine._close_batchers()
-            calls.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as calls:
+            try:
+                async with trio.open_nursery() as repairs:
+                    engine._start(repairs, calls)
+                    try:
+                        yield engine
+                        await engine._drain_at_exit()
+                    except Exception as error:
+                        failure = error
+                    finally:
+                        engine._abort()
+                        repairs.cancel_scope.cancel()
+            finally:
+                engine._close_batchers()
+                calls.cancel_scope.cancel()
+    except BaseException as beside:
+        if failure is None:
+            raise
+        raise _both(failure, beside) from None
     if failure is not None:
         raise failure

@@ -7,7 +7,7 @@ is cut off. All decisions are made in `_planning`; this module only does what th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -74,12 +74,13 @@ def _store_failure(error: StoreError, prefix: str | None = None) -> Verdict:
     return Verdict(RepairOutcome.FAILED, message, transient=transient)
 
 
-async def _answers(gather: Gather, requests: Iterable[Request]) -> None:
-    """Wait for the answers. **If cancelled:** what was not sent is taken back."""
+async def _answers(gather: Gather, requests: Mapping[str, Request], progress: Progress) -> None:
+    """Wait for the answers, by store. **If cancelled:** what is not under way is taken back."""
+    progress.waits_for = requests
     try:
         await gather.wait()
     except BaseException:
-        for request in requests:
+        for request in requests.values():
             request.withdraw()
         raise
 
@@ -119,6 +120,11 @@ class Repairer:
             except _Moved as change:
                 moved = change.store
                 progress.phase = RepairPhase.OBSERVE
+                busy = progress.outstanding()
+                if busy:
+                    # Two writes of one document are never under way at once: look again when this one has ended.
+                    problem = "an earlier write has not ended"
+                    return Verdict(RepairOutcome.FAILED, f"{_UPDATE_FAILED[busy[0][0]]}: {problem}", transient=True)
                 if look + 1 < looks:
                     self._emit(EventKind.REOBSERVED, doc_id=entry.doc_id, job=entry.tickets[0].job, store=moved)
         return Verdict(RepairOutcome.FAILED, f"{moved} store: document {entry.doc_id!r} {MOVED_ERROR}; look again")
@@ -140,19 +146,19 @@ class Repairer:
             if plan.action is PlanAction.NOWHERE:
                 return Verdict(RepairOutcome.FAILED, plan.reason)
             progress.version = plan.version
-            if plan.settle_first and mission.choice is None and progress.settled_tokens != plan.tokens:
-                progress.settled_tokens = plan.tokens
-                return Verdict(RepairOutcome.FAILED, f"document {doc_id!r} {MOVED_ERROR}", park=self._config.settle)
+            if plan.settle_first and progress.settled_tokens != plan.tokens:
+                return self._settle_first(doc_id, plan, progress)
             document = None
             if plan.writes:
                 document = await self._content(doc_id, plan, views, progress)
                 await self._write_critical(plan, document, progress)
                 views = await self._read_back(doc_id, plan, progress)
             for name in CRITICAL_STORES:
-                progress.stores[name].confirm()
+                progress.stores[name].confirm(plan.version)
             progress.verified = True
             if cache_request is not None:
-                await self._mend_cache(plan, document, views, cache_gather, cache_request, progress)
+                planned = None if mission.plan is None else plan.cache_step
+                await self._mend_cache(plan, planned, document, views, cache_gather, cache_request, progress)
         finally:
             if cache_request is not None:
                 cache_request.withdraw()
@@ -161,12 +167,21 @@ class Repairer:
     @staticmethod
     def finished(progress: Progress) -> Verdict:
         """The verdict on a repair whose critical stores were read back equal."""
-        return Verdict(RepairOutcome.REPAIRED if progress.touched else RepairOutcome.ALREADY_CONSISTENT)
+        return Verdict(RepairOutcome.REPAIRED if progress.updated_systems() else RepairOutcome.ALREADY_CONSISTENT)
+
+    def _settle_first(self, doc_id: str, plan: RepairPlan, progress: Progress) -> Verdict:
+        """Wait before overwriting what may be newer; give up on a document that never stands still."""
+        if progress.parks > self._config.max_reobserve:
+            error = f"document {doc_id!r} {MOVED_ERROR}, each time it was to settle; repair again when it rests"
+            return Verdict(RepairOutcome.FAILED, error)
+        progress.parks += 1
+        progress.settled_tokens = plan.tokens
+        return Verdict(RepairOutcome.FAILED, park=self._config.settle)
 
     async def _observe_critical(self, doc_id: str, progress: Progress) -> dict[str, Observation]:
         gather = Gather(len(self._critical))
         requests = {name: batcher.observe(doc_id, gather) for name, batcher in self._critical.items()}
-        await _answers(gather, requests.values())
+        await _answers(gather, requests, progress)
         views: dict[str, Observation] = {}
         failures: list[StoreError] = []
         for name, request in requests.items():
@@ -185,7 +200,7 @@ class Repairer:
         self, gather: Gather, request: Request, progress: Progress, views: dict[str, Observation]
     ) -> None:
         """Add the cache to the views, or a warning that it could not be looked at."""
-        await _answers(gather, [request])
+        await _answers(gather, {"cache": request}, progress)
         if isinstance(request.answer, Observation):
             views["cache"] = request.answer
             progress.stores["cache"].saw(request.answer)
@@ -239,7 +254,7 @@ class Repairer:
         for source in plan.sources:
             gather = Gather(1)
             request = self._batchers[source].read(doc_id, gather)
-            await _answers(gather, [request])
+            await _answers(gather, {source: request}, progress)
             answer = request.answer
             if isinstance(answer, StoredDocument):
                 if answer.token != views[source].token:
@@ -269,7 +284,7 @@ class Repairer:
         progress.phase = RepairPhase.PREPARE
         gather = Gather(len(plan.writes))
         requests = {write.store: self._batchers[write.store].prepare(document, gather) for write in plan.writes}
-        await _answers(gather, requests.values())
+        await _answers(gather, requests, progress)
         prepared: dict[str, Prepared] = {}
         failures: list[Verdict] = []
         for name, request in requests.items():
@@ -283,20 +298,24 @@ class Repairer:
 
         progress.phase = RepairPhase.WRITE
         gather = Gather(len(plan.writes))
+        requests = {}
         for write in plan.writes:
             request = self._batchers[write.store].write(prepared[write.store], write.token, gather)
             progress.stores[write.store].wrote(request)
-        await _answers(gather, [progress.stores[write.store].requests[-1] for write in plan.writes])
+            requests[write.store] = request
+        await _answers(gather, requests, progress)
         moved: str | None = None
         for write in plan.writes:
-            store = progress.stores[write.store]
-            store.learn()
-            answer = store.requests[-1].answer
+            progress.stores[write.store].learn()
+            answer = requests[write.store].answer
             if isinstance(answer, StoreError):
                 failures.append(_store_failure(answer, _UPDATE_FAILED[write.store]))
             elif isinstance(answer, WriteAnswer):
                 if answer.status is WriteStatus.REFUSED:
-                    moved = write.store
+                    # Refused in favour of the decision itself (our own first sending, perhaps): read back and see.
+                    held, traits = answer.observation, self._policy.traits[write.store]
+                    if held is None or not is_equal(held, plan.version, traits):
+                        moved = write.store
                 elif answer.status is WriteStatus.REJECTED:
                     problem = "the store refuses the document" if answer.error is None else answer.error.problem
                     failures.append(Verdict(RepairOutcome.FAILED, f"{_UPDATE_FAILED[write.store]}: {problem}"))
@@ -336,13 +355,17 @@ class Repairer:
     async def _mend_cache(
         self,
         plan: RepairPlan,
+        planned: CacheStep | None,
         document: Document | None,
         views: Mapping[str, Observation],
         gather: Gather,
         request: Request,
         progress: Progress,
     ) -> None:
-        """Bring the cache in line with the critical stores. Failing at this is a warning."""
+        """Bring the cache in line with the critical stores, if `planned` (None: anything) allows it.
+
+        Failing at this is a warning.
+        """
         progress.phase = RepairPhase.CACHE
         if self._cache is None:
             return
@@ -357,8 +380,13 @@ class Repairer:
                 doc_id, {**views, **seen}, SyncStrategy.TEXT_SOURCE_OF_TRUTH, self._policy, now=self._wall()
             )
             if settled.cache_step is CacheStep.NONE:
-                progress.stores["cache"].confirm()
+                progress.stores["cache"].confirm(settled.version)
                 return
+            if planned is CacheStep.NONE:
+                _warn(progress, f"Cache update warning: cache store: document {doc_id!r} differs, outside the plan")
+                return
+            if planned is CacheStep.INVALIDATE:
+                settled = attrs.evolve(settled, cache_step=CacheStep.INVALIDATE)
             if await self._change_cache(settled, document, view, views, progress):
                 return
             gather = Gather(1)
@@ -383,7 +411,7 @@ class Repairer:
                 gather = Gather(1)
                 request = self._cache.write(prepared, view.token, gather)
                 store.wrote(request)
-                await _answers(gather, [request])
+                await _answers(gather, {"cache": request}, progress)
                 store.learn()
                 verdict = _cache_verdict(request)
                 if verdict is not None:
@@ -397,7 +425,7 @@ class Repairer:
         gather = Gather(1)
         request = self._cache.remove(plan.doc_id, view.token, gather)
         store.wrote(request)
-        await _answers(gather, [request])
+        await _answers(gather, {"cache": request}, progress)
         store.learn()
         verdict = _cache_verdict(request)
         if verdict is not None:
@@ -426,7 +454,7 @@ class Repairer:
                     progress.source = source
         gather = Gather(1)
         request = self._cache.prepare(document, gather)
-        await _answers(gather, [request])
+        await _answers(gather, {"cache": request}, progress)
         if isinstance(request.answer, Prepared):
             return request.answer
         return request.answer.problem if isinstance(request.answer, StoreError) else "it could not be prepared"

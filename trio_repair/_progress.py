@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ._batching import Request
 from ._errors import StoreError
 from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
-from ._views import Observation, WriteAnswer, WriteStatus
+from ._views import Observation, WriteAnswer
 
 
 class StoreProgress:
     """What is known about one store. Facts only go in; `state` is derived from them."""
 
-    __slots__ = ("after", "before", "confirmed", "detail", "landed", "observed", "removed", "requests", "token")
+    __slots__ = (
+        "after",
+        "before",
+        "confirmed",
+        "detail",
+        "landed",
+        "learned",
+        "observed",
+        "removed",
+        "requests",
+        "token",
+    )
 
     def __init__(self) -> None:
         self.observed = False
@@ -27,8 +38,10 @@ class StoreProgress:
         self.removed = False
         """The last thing that landed was the removal of the entry."""
         self.detail: str | None = None
+        self.learned = False
+        """The verdict on the last request was taken in; what was seen since is newer."""
         self.requests: list[Request] = []
-        """Writes and removals, oldest first. The last one's verdict is the store's."""
+        """Writes and removals, oldest first."""
 
     def saw(self, observation: Observation) -> None:
         """Note a look at the store."""
@@ -37,20 +50,25 @@ class StoreProgress:
             self.before = observation.version
         self.after = observation.version
         self.token = observation.token
+        if not self.requests:
+            # All that went wrong so far was looking, and now it has not.
+            self.detail = None
 
     def wrote(self, request: Request) -> None:
         """Note that a write is about to be asked for. Called before it can be sent."""
         self.requests.append(request)
         self.confirmed = False
+        self.learned = False
 
     def learn(self) -> None:
         """Take in the verdict on the last write, if it has come."""
-        if not self.requests:
+        if self.learned or not self.requests:
             return
         request = self.requests[-1]
         answer = request.answer
+        self.learned = answer is not None
         if isinstance(answer, WriteAnswer):
-            if answer.status is WriteStatus.LANDED:
+            if request.landed:
                 self.landed = True
                 self.removed = request.removes
             if answer.observation is not None:
@@ -60,43 +78,48 @@ class StoreProgress:
         elif isinstance(answer, StoreError):
             self.detail = answer.problem
 
-    def confirm(self) -> None:
-        """A look after the last write found the store equal to the decision."""
+    def confirm(self, version: DocumentVersion | None) -> None:
+        """A look after the last write found the store equal to the decision: `version`, or nothing at all."""
         self.confirmed = True
-        if self.requests and self.requests[-1].verdict_unknown:
-            # The content that we sent is there, and was not before: the write landed.
+        if any(request.may_explain(version) for request in self.requests):
+            # What we sent is there, and was not before: it landed.
             self.landed = True
         self.detail = None
 
     @property
     def state(self) -> StepState:
         """The receipt's word for all this. Each test in turn, the strongest knowledge first."""
-        if self.landed and self.confirmed:
-            return StepState.VERIFIED
         if self.confirmed:
-            return StepState.CONSISTENT
+            return StepState.VERIFIED if self.landed else StepState.CONSISTENT
         sent = [request for request in self.requests if request.was_sent]
         if not sent:
             return StepState.UNTOUCHED if self.detail is None or self.requests else StepState.FAILED
-        if any(request.verdict_unknown for request in sent):
-            return StepState.UNKNOWN
-        if self.removed and self.landed:
-            return StepState.INVALIDATED
-        answer = sent[-1].answer
-        if isinstance(answer, WriteAnswer):
-            if answer.status is WriteStatus.LANDED:
-                return StepState.APPLIED
-            if self.landed:
-                return StepState.APPLIED
-            if answer.status is WriteStatus.REFUSED:
-                return StepState.REFUSED
-        return StepState.APPLIED if self.landed else StepState.FAILED
+        for request in reversed(sent):
+            if request.landed:
+                # Its fence held: whatever was sent before it is over.
+                break
+            if request.verdict_unknown:
+                return StepState.UNKNOWN
+        if self.landed:
+            return StepState.INVALIDATED if self.removed else StepState.APPLIED
+        return StepState.REFUSED if sent[-1].refused else StepState.FAILED
 
 
 class Progress:
     """The progress of one repair through all its attempts."""
 
-    __slots__ = ("fences", "phase", "settled_tokens", "source", "stores", "verified", "version", "warnings")
+    __slots__ = (
+        "fences",
+        "parks",
+        "phase",
+        "settled_tokens",
+        "source",
+        "stores",
+        "verified",
+        "version",
+        "waits_for",
+        "warnings",
+    )
 
     def __init__(self, fences: Mapping[str, str]) -> None:
         self.fences = fences
@@ -109,6 +132,10 @@ class Progress:
         self.warnings: list[str] = []
         self.settled_tokens: Mapping[str, str] | None = None
         """What the stores held when the wait before overwriting a higher number began."""
+        self.parks = 0
+        """How often such a wait began."""
+        self.waits_for: Mapping[str, Request] = {}
+        """By store, the requests whose answers the attempt was last waiting for."""
 
     def outstanding(self) -> list[tuple[str, Request]]:
         """Writes that a store is still working on."""
@@ -145,17 +172,7 @@ class Progress:
         """The stores where a write is known to have landed."""
         return tuple(name for name, store in self.stores.items() if store.landed)
 
-    @property
-    def touched(self) -> bool:
-        """True if any write was asked for."""
-        return any(store.requests for store in self.stores.values())
-
 
 def untouched_receipt(fences: Mapping[str, str]) -> tuple[ReceiptStep, ...]:
     """The receipt of a job that never started."""
     return tuple(ReceiptStep(store=name, state=StepState.UNTOUCHED, fence=fence) for name, fence in fences.items())
-
-
-def join_reasons(errors: Sequence[str]) -> str:
-    """Several errors as one sentence."""
-    return "; ".join(errors)

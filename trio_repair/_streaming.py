@@ -48,7 +48,7 @@ class ResultStream(AsyncIterator[RepairResult]):
         self._limits = limits
         self._submit_job = submit
         self._withdraw_ticket = withdraw
-        self._live: set[Ticket] = set()
+        self._live: dict[Ticket, None] = {}  # in order of acceptance
         self._ready: deque[RepairResult] = deque()
         self._outstanding = 0
         self._fed = False
@@ -92,11 +92,11 @@ class ResultStream(AsyncIterator[RepairResult]):
     def accepted(self, ticket: Ticket) -> None:
         """Called by the engine in the same step as it accepts a job of this stream."""
         self._outstanding += 1
-        self._live.add(ticket)
+        self._live[ticket] = None
 
     def settled(self, ticket: Ticket) -> None:
         """Called by the engine in the same step as it settles the job."""
-        self._live.discard(ticket)
+        self._live.pop(ticket, None)
         assert ticket.result is not None
         self._ready.append(ticket.result)
         self._wake_reader.set()

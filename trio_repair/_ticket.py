@@ -68,6 +68,7 @@ class Entry:
         "overdue",
         "progress",
         "ready_at",
+        "retries",
         "running_seconds",
         "scope",
         "share_key",
@@ -87,6 +88,9 @@ class Entry:
         self.ready_at: float | None = None
         """While it backs off: when it may run again."""
         self.attempts = 0
+        """How often it was started."""
+        self.retries = 0
+        """How many of these starts were retries of a transient failure; the others waited or looked again."""
         self.progress: Progress | None = None
         self.scope: trio.CancelScope | None = None
         self.started_at = 0.0
