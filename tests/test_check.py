@@ -109,6 +109,9 @@ class Wrapped:
 
     async def before_look(self) -> None: ...
 
+    async def after_scan(self) -> None:
+        await trio.sleep(0.5)
+
     def change_page(self, page: ScanPage) -> ScanPage:
         return page
 
@@ -131,6 +134,7 @@ class Wrapped:
             try:
                 async with aclosing(self._pages(pages)) as wrapped:
                     yield wrapped
+                await self.after_scan()
             finally:
                 self.open_scans -= 1
 
@@ -301,20 +305,22 @@ def test_check_finds_what_diagnose_finds(
     in_virtual_time(run)
 
 
-def sieve_errors() -> int:
+def sieve_errors(traits: Mapping[str, StoreTraits] = TRAITS) -> int:
     """How many divergent small states the sieve lets pass as plainly equal."""
     wrong = 0
     for views in all_states():
         held = {name: view for name, view in views.items() if view.presence is not Presence.ABSENT}
         window = {name: {"doc": held[name]} if name in held else {} for name in views}
-        suspected = bool(held) and any(True for _ in Sieve(TRAITS).suspects(window))
-        wrong += diagnose("doc", views, TRAITS) is not None and not suspected
+        suspected = bool(held) and any(True for _ in Sieve(traits).suspects(window))
+        wrong += diagnose("doc", views, traits) is not None and not suspected
     return wrong
 
 
 def test_the_sieve_stops_all_that_is_divergent(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the fast comparison lets through, diagnose calls consistent. Control: one that only looks at numbers."""
     assert 0 == sieve_errors()
+    for name in TRAITS:
+        assert 0 == sieve_errors({**TRAITS, name: attrs.evolve(TRAITS[name], embedding=OTHER_MODEL)})
 
     monkeypatch.setattr(_merge, "_same", lambda one, other: one.version.number == other.version.number)
     assert 0 < sieve_errors()
@@ -492,6 +498,31 @@ def test_suspects_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 3 >= max(len(doc_ids) for _, doc_ids in text.looks)
 
 
+def test_suspects_that_are_not_reported_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full buffer empties by suspects that heal or stay unsettled too, not only by those that are handed out."""
+    monkeypatch.setattr(_check, "MAX_SUSPECTS", 2)
+    world = Trio()
+    for index in range(20):
+        world.put(f"missing-{index:02}", into="t")
+
+    class Healing(Wrapped):
+        async def before_look(self) -> None:
+            for doc_id in self.looks[-1][1]:
+                world.put(doc_id, into="v")
+
+    class Unsteady(Wrapped):
+        def change_answers(self, answers: list[Observation | StoreError]) -> list[Observation | StoreError]:
+            return [StoreUnavailable("text", "is busy", doc_id) for doc_id in self.looks[-1][1]]
+
+    async def run() -> None:
+        for text, unsettled in ((Unsteady(world.text), 20), (Healing(world.text), 0)):
+            async with check(Stores(text=text, vector=world.vector)) as checking:
+                assert [] == [divergence async for divergence in checking]
+            assert (unsettled, True) == (checking.statistics().unsettled, checking.statistics().complete)
+
+    in_virtual_time(run)
+
+
 def test_a_slow_consumer_holds_up_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing piles up behind a slow consumer, and its time is not held against the stores."""
     monkeypatch.setattr(_check, "MAX_SUSPECTS", 4)
@@ -589,6 +620,16 @@ class HangingLook(Wrapped):
         await trio.sleep_forever()
 
 
+class HangingClose(Wrapped):
+    async def after_scan(self) -> None:
+        await trio.sleep_forever()
+
+
+class FailingClose(Wrapped):
+    async def after_scan(self) -> None:
+        raise StoreUnavailable("text", "is down")
+
+
 class FailingInANursery(Wrapped):
     async def before_page(self) -> None:
         async with trio.open_nursery():
@@ -606,6 +647,8 @@ class FailingInANursery(Wrapped):
         (HangingScan, "did not answer within 3 s"),
         (HangingPage, "did not answer within 3 s"),
         (HangingLook, "did not answer within 3 s"),
+        (HangingClose, "did not answer within 3 s"),
+        (FailingClose, "is down"),
         (FailingInANursery, "failed with ExceptionGroup"),
     ],
 )
@@ -686,7 +729,15 @@ class GoingBack(Wrapped):
         return self.first
 
 
-@pytest.mark.parametrize("unsorted", [Unsorted, Repeating, GoingBack])
+class Overlapping(Wrapped):
+    last: tuple[str, Observation] | None = None
+
+    def change_page(self, page: ScanPage) -> ScanPage:
+        before, self.last = self.last, page[-1]
+        return page if before is None else [before, *page]
+
+
+@pytest.mark.parametrize("unsorted", [Unsorted, Repeating, GoingBack, Overlapping])
 def test_an_unsorted_scan_is_refused(unsorted: type[Wrapped]) -> None:
     """Merging needs order: a scan out of order would pass for missing documents."""
     world = Trio(max_batch=2)
@@ -786,8 +837,10 @@ def test_one_document_that_cannot_be_looked_at(role: str, reported: int, unsettl
 # Leaving and going on.
 
 
-def test_leaving_early_closes_the_scans() -> None:
-    """Breaking out of the loop ends everything at once; statistics stay readable; the check cannot be used further."""
+@pytest.mark.parametrize("deliveries", [0, 1, 256])
+def test_leaving_early_closes_the_scans(monkeypatch: pytest.MonkeyPatch, deliveries: int) -> None:
+    """Breaking out of the loop ends everything at once, deliveries that wait for room too; statistics stay readable."""
+    monkeypatch.setattr(_check, "_DELIVERIES", deliveries)
     world = Trio(max_batch=2)
     for index in range(100):
         world.put(f"missing-{index:03}", into="t")
@@ -796,6 +849,8 @@ def test_leaving_early_closes_the_scans() -> None:
     async def run() -> None:
         async with check(Stores(**wrapped), AutoRepairConfig(settle=0.0)) as checking:
             async for _ in checking:
+                # Let deliveries pile up.
+                await trio.sleep(1.0)
                 break
         left_at = trio.current_time()
         assert {0} == {store.open_scans for store in wrapped.values()}

@@ -22,7 +22,7 @@ from ._views import Observation, Presence
 from .abc import Stores
 
 MAX_SUSPECTS: Final = 16_384
-"""How many suspects may wait for their second look; some 10 MB. When they are that many, the scan waits."""
+"""How many suspects may wait for their second look, some 10 MB with short ids. Then the scan waits for the oldest."""
 
 MAX_FURTHER_LOOKS: Final = 3
 """How often a suspect that has changed between two looks is looked at once more."""
@@ -94,7 +94,8 @@ class Checking:
 
         # Ordered by `seen`: new suspects and those to be looked at once more both go to the end.
         self._suspects: deque[_Suspect] = deque()
-        # Every suspect that is neither dropped nor in the caller's hands, with the document scanned just before it.
+        # Every suspect that is neither dropped nor in the caller's hands, with the document scanned just before it;
+        # in ascending order of id, as they were scanned.
         self._open: dict[str, str | None] = {}
         # Keeps `_suspects`, with the batch that is being looked at, within MAX_SUSPECTS.
         self._room = trio.Semaphore(MAX_SUSPECTS, max_value=MAX_SUSPECTS)
@@ -130,7 +131,7 @@ class Checking:
 
     def statistics(self) -> CheckStatistics:
         """How far the check has come; it may be asked at any time, and after the block was left."""
-        first_open = min(self._open, default=None)
+        first_open = next(iter(self._open), None)
         return CheckStatistics(
             documents=self._documents,
             divergent=self._divergent,
@@ -189,8 +190,9 @@ class Checking:
                 await self._judge(suspect, answer)
 
     def _take_due(self) -> list[_Suspect]:
+        """The oldest suspect, whose time has come, and those that can be looked at with it."""
         latest = trio.current_time() - self._settle
-        batch: list[_Suspect] = []
+        batch = [self._suspects.popleft()]
         while self._suspects and self._suspects[0].seen <= latest and len(batch) < self._batch:
             batch.append(self._suspects.popleft())
         return batch
@@ -261,18 +263,20 @@ async def check(
     config = AutoRepairConfig() if config is None else config
     checking = Checking(stores, config, None if after is None else check_doc_id(after))
     body_error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(checking._run)
-        try:
-            yield checking
-        except trio.Cancelled:
-            raise
-        except BaseException as error:
-            # Raised again outside, so that the caller's own exception does not come back in a group.
-            body_error = error
-        finally:
-            checking._receive.close()
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(checking._run)
+            try:
+                yield checking
+            except trio.Cancelled:
+                raise
+            except BaseException as error:
+                # Raised again outside, so that the caller's own exception does not come back in a group.
+                body_error = error
+            nursery.cancel_scope.cancel()
+    finally:
+        # Not earlier: a delivery that waits for room would find the channel broken.
+        checking._receive.close()
     if body_error is not None:
         raise body_error
 
