@@ -45,7 +45,7 @@ HONEST = tuple(kind for kind in KINDS if kind is not FaultKind.LATE_ERROR)
 IDS = ("a", "b", "c", "d", "e")
 OPERATIONS = ("observe", "read", "prepare", "write", "remove")
 
-_DELAYS = (0.0, 0.0, 0.01, 0.05, 0.3)
+_DELAYS = (0.0, 0.0, 0.0, 0.01, 0.01, 0.05, 0.05, 0.3)
 _NUMBERS = (1, 1, 2, 2, 3, None)
 _ABSENT = (AbsentMeans.MISSING, AbsentMeans.MISSING, AbsentMeans.DELETED, AbsentMeans.MANUAL)
 _WAITS = (0.0, 0.0, 0.0, 0.01, 0.06, 0.5)
@@ -107,7 +107,7 @@ def contents(draw: st.DrawFn, *, ids: Sequence[str] = IDS, min_size: int = 1, wi
 
 
 _SETTINGS: dict[str, tuple[Any, ...]] = {
-    "job_timeout_seconds": (5.0, 5.0, 1.0, 0.1),
+    "job_timeout_seconds": (5.0, 5.0, 5.0, 1.0, 0.1),
     "max_concurrent_jobs": (64, 4, 2, 1),
     "max_queued_jobs": (100, 3, 1),
     "aging_seconds": (1.0,),
@@ -143,7 +143,7 @@ def some_faults(
 ) -> tuple[Fault, ...]:
     times = (1, 1, 2, 5, None) if for_ever else (1, 1, 2, 5)
     faults = []
-    for _ in range(draw(_index(max_size + 1))):
+    for _ in range(choose(draw, (2, 1, max_size, 0))[0]):
         kind, where, doc_id, count, probability, delay = choose(
             draw, tuple(kinds), range(60), (None, None, *ids), times, (1.0, 0.5), (0.02, 0.3, 1.0)
         )
@@ -159,8 +159,8 @@ def job_spec(draw: st.DrawFn, ids: Sequence[str], strategies: Sequence[SyncStrat
         ids,
         strategies,
         tuple(RepairPriority),
-        (None, None, None, None, 0.4, 0.02),
-        (None, None, None, None, None, 1.0, 0.05),
+        (None, None, None, None, None, None, None, 0.4, 0.02),
+        (None, None, None, None, None, None, None, None, 1.0, 0.05),
         (0, 1, 2, 3),
     )
     return JobSpec(

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import attrs
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from trio_repair import (
@@ -75,6 +76,16 @@ MARKER = "classified-"
 """Every text of every document holds it; nothing that the engine says may."""
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+
+PATIENT: dict[str, Any] = {
+    "job_timeout_seconds": 600.0,
+    "drain_timeout": 3600.0,
+    "store_call_timeout": 60.0,
+    "unavailable_timeout": 300.0,
+    "breaker_failures": 100,
+    "max_queued_jobs": 100,
+}
+"""Settings under which nothing ends for lack of time."""
 
 Snapshot = Mapping[str, Mapping[str, MemoryCopy]]
 
@@ -275,6 +286,9 @@ class _Play:
                     self.log.add(
                         Sampled, statistics=engine.statistics(), active=tuple(engine.active_operations)
                     )
+                if scenario.ending == "drain":
+                    # Whoever is about to submit has done so, or waits for room.
+                    await trio.testing.wait_all_tasks_blocked()
             finally:
                 trace.ending_at = self.log.now()
             if scenario.ending == "raise":
@@ -287,7 +301,7 @@ class _Play:
         strategy = self.scenario.rounds_strategy
         jobs = [RepairJob(doc_id=doc_id, strategy=strategy, max_retries=3) for doc_id in self.scenario.doc_ids]
         async with open_repair_engine(
-            stores, attrs.evolve(self.scenario.config, job_timeout_seconds=60.0), rng=self.rng
+            stores, attrs.evolve(self.scenario.config, **PATIENT), rng=self.rng
         ) as engine:
             async with engine.run(jobs) as results:
                 return [result async for result in results]
