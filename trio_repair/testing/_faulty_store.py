@@ -215,7 +215,7 @@ class FaultyStore:
                 case FaultKind.SWALLOWED_CANCEL:
                     try:
                         await trio.sleep(fault.delay)
-                    except trio.Cancelled:  # swallowing is the fault
+                    except trio.Cancelled:  # noqa: ASYNC103 - swallowing is the fault
                         self.injected[fault.kind] += 1
                         swallowed = True
                 case FaultKind.CONCURRENT_WRITE if victim is not None:
