@@ -213,9 +213,11 @@ class FaultyStore:
                     self.injected[fault.kind] += 1
                     time.sleep(fault.delay)  # noqa: ASYNC251 - blocking is the fault
                 case FaultKind.SWALLOWED_CANCEL:
-                    try:
+                    ended = False
+                    with suppress(trio.Cancelled):  # swallowing is the fault
                         await trio.sleep(fault.delay)
-                    except trio.Cancelled:  # noqa: ASYNC103 - swallowing is the fault
+                        ended = True
+                    if not ended:
                         self.injected[fault.kind] += 1
                         swallowed = True
                 case FaultKind.CONCURRENT_WRITE if victim is not None:
