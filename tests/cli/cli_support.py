@@ -12,9 +12,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import apsw
 import attrs
+import sqlite_vec
 import trio
-from trio_repair.stores.sqlite_cache import open_sqlite_cache
 
 from trio_repair import (
     AutoRepairConfig,
@@ -30,6 +31,7 @@ from trio_repair import (
 )
 from trio_repair.abc import Store
 from trio_repair.embedding import HashingEmbedder, WindowChunker
+from trio_repair.stores.sqlite_cache import open_sqlite_cache
 from trio_repair.stores.sqlite_text import open_sqlite_text
 from trio_repair.stores.sqlite_vector import open_sqlite_vector
 
@@ -153,6 +155,17 @@ async def damage(application: Application) -> None:
     await application.put(vector, document(11, 1, "the same version, but something else"))
     await application.put(text, document(12, 2))
     await application.put(vector, document(12, 2))
+
+
+def with_database(path: Path, work: Callable[[apsw.Connection], Any]) -> Any:
+    """Do something with a database file behind its store's back, by the library that the stores use."""
+    connection = apsw.Connection(str(path))
+    try:
+        connection.enable_load_extension(enable=True)
+        connection.load_extension(sqlite_vec.loadable_path())
+        return work(connection)
+    finally:
+        connection.close()
 
 
 def configure(directory: Path, old: str, new: str) -> None:

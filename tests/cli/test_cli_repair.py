@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from cli_support import (
     environment,
     findings,
     run,
+    with_database,
     with_stores,
 )
 
@@ -326,10 +326,8 @@ def test_kill_9_leaves_stores_that_the_next_run_repairs(
     process.kill()
     process.wait()
     receipts_of(receipts)
-    for name in ("text.db", "cache.db"):
-        connection = sqlite3.connect(damaged / name)
-        assert [("ok",)] == connection.execute("PRAGMA integrity_check").fetchall()
-        connection.close()
+    for name in ("text.db", "vector.db", "cache.db"):
+        assert "ok" == with_database(damaged / name, lambda connection: connection.pragma("integrity_check"))
     assert len(findings(damaged)) > 1  # the control: it was killed before it was done
     (damaged / "trio-repair.toml").write_text(plain)
     assert 1 == call("repair", "--dir", damaged, "--strategy", "most-recent", "--receipts", receipts).status

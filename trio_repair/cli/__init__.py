@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-__all__ = ["main"]
+from ._status import ExitStatus, missing_extra, say
 
-_NEEDED = frozenset({"cyclopts", "rich", "apsw", "sqlite_vec"})
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,11 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Imported here, so that importing this module, or running it without the extra, never ends in a traceback.
         from ._main import run  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _NEEDED:
+        missing = missing_extra(error)
+        if missing is None:
             raise
-        print(
-            f'trio-repair: the command needs {error.name}; install it with: pip install "trio-repair[cli]"',
-            file=sys.stderr,
-        )
-        return 2
+        say(missing)
+        return ExitStatus.USAGE
     return int(run(sys.argv[1:] if argv is None else argv))

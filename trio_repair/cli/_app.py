@@ -210,13 +210,15 @@ async def repair(
         Append one JSON line for each result to this file.
     """
     output = Output(json=json)
+    attempt, whole = _seconds("--timeout", timeout), _seconds("--max-duration", max_duration)
+    _check_limit(limit)
     _refuse_together(documents=bool(documents), ids_file=ids_file is not None, plan=plan is not None)
     _refuse_together(plan=plan is not None, strategy=strategy is not None)
     _refuse_together(dry_run=dry_run, receipts=receipts is not None)
     configuration = where.load()
     config = overridden(
         configuration.engine,
-        job_timeout_seconds=("--timeout", _seconds("--timeout", timeout)),
+        job_timeout_seconds=("--timeout", attempt),
         max_concurrent_jobs=("--concurrency", concurrency),
         allow_mass=("--allow-mass", True if allow_mass else None),
     )
@@ -240,9 +242,9 @@ async def repair(
         strategy=what.header.strategy if plan is not None else chosen_strategy(configuration, strategy),
         max_retries=configuration.max_retries if max_retries is None else max_retries,
         what=what,
-        max_duration=_seconds("--max-duration", max_duration),
+        max_duration=whole,
         receipts=receipts,
-        limit=_check_limit(limit),
+        limit=limit,
     )
     try:
         return await run_dry(request, output) if dry_run else await run_repair(request, output)

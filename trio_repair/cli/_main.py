@@ -10,7 +10,7 @@ from cyclopts import CycloptsError
 
 from ._app import app
 from ._output import abandon_stdout
-from ._status import ExitStatus, OutputFailed, UsageError, report
+from ._status import ExitStatus, OutputFailed, UsageError, missing_extra, report
 
 
 def _flush() -> None:
@@ -32,6 +32,9 @@ def run(tokens: Sequence[str]) -> ExitStatus:
         _flush()
     except CycloptsError as error:
         return report(UsageError(f"{error} See `trio-repair --help`."))
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        return report(error if missing is None else UsageError(missing))
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     if status is None and not tokens:

@@ -12,6 +12,8 @@ from .. import CheckIncomplete, InvalidValue, StoreFileError, StoreMisbehaved, S
 from ._escape import one_line
 
 _MOST_LINES: Final = 5
+_NEEDED: Final = frozenset({"cyclopts", "rich", "apsw", "sqlite_vec"})
+"""What the extra `cli` installs."""
 
 
 class ExitStatus(enum.IntEnum):
@@ -41,6 +43,16 @@ class AnotherRun(TrioRepairError):
 
 class OutputFailed(TrioRepairError):
     """Results could not be written where the operator wanted them, for instance because a disk is full."""
+
+
+def missing_extra(error: BaseException) -> str | None:
+    """What to install, if an error says that something of the extra is missing."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    module = error.name.partition(".")[0]
+    if module not in _NEEDED:
+        return None
+    return f'the command needs {module}; install it with: pip install "trio-repair[cli]"'
 
 
 def status_of(error: TrioRepairError) -> ExitStatus:

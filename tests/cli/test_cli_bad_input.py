@@ -1,0 +1,342 @@
+"""Everything wrong that an operator can hand to the command: one clear line, status 2 or 3, and nothing done."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli_support import Done, configure, contents, environment, run, with_database
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["chekc"], 'Unknown command "chekc". Did you mean "check"?'),
+        (["check", "--sumary"], "Unknown option: --sumary. Did you mean --summary?"),
+        (["check", "extra"], "Unused Tokens: ['extra']"),
+        (["check", "--config"], "--config requires an argument"),
+        (["check", "--config", "a", "--dir", "b"], "--config and --dir both name the configuration"),
+        (["check", "--limit", "-1"], "--limit: must be at least 0, not -1"),
+        (["check", "--limit", "many"], 'unable to convert "many" into int'),
+        (["show"], 'Command "show" parameter DOCUMENT requires an argument'),
+        (["plan", "--strategy", "text"], 'Command "plan" parameter --out requires an argument'),
+        (["resolve", "doc-01"], 'Command "resolve" parameter --take requires an argument'),
+        (["resolve", "doc-01", "--take", "cache"], 'Invalid value "cache" for --take. Choose from: "text"'),
+        (["search", "x", "--in", "disk"], 'Invalid value "disk" for --in. Choose from: "text"'),
+        (["search", "x", "--limit", "0"], "--limit: must be at least 1, not 0"),
+        (["purge"], 'Command "purge" parameter --older-than requires an argument'),
+        (["purge", "--older-than", "30"], "--older-than: needs a unit; write 30d"),
+        (["purge", "--older-than", "-1d"], "--older-than: must be a finite duration of at least 0"),
+        (["repair", "--strategy", "newest"], 'Invalid value "newest" for --strategy. Choose from: "text", "vector"'),
+        (["repair", "--strategy", "txet"], 'Did you mean "text"?'),
+        (["repair", "--timeout", "-1"], "--timeout: must be a finite duration of more than 0, not '-1'"),
+        (["repair", "--timeout", "0"], "--timeout: must be a finite duration of more than 0, not '0'"),
+        (["repair", "--timeout", "nan"], "--timeout: must be a duration such as 30s"),
+        (["repair", "--timeout", "inf"], "--timeout: must be a duration such as 30s"),
+        (["repair", "--max-duration", "soon"], "--max-duration: must be a duration such as 30s"),
+        (["repair", "--concurrency", "0"], "--concurrency: must be an int of at least 1, not 0"),
+        (["repair", "--concurrency", "-3"], "--concurrency: must be an int of at least 1, not -3"),
+        (["repair", "--max-retries", "-1"], "--max-retries: must be at least 0, not -1"),
+        (["repair", "x", "--ids-file", "y"], "document ids and --ids-file cannot be combined"),
+        (["repair", "x", "--plan", "y"], "document ids and --plan cannot be combined"),
+        (["repair", "--dry-run", "--receipts", "y"], "--dry-run and --receipts cannot be combined"),
+        (["repair", "--plan", "nowhere.jsonl"], "--plan: cannot read nowhere.jsonl: No such file or directory"),
+        (["repair", "--ids-file", "nowhere.txt"], "--ids-file: cannot read nowhere.txt: No such file or directory"),
+        (["demo", "--documents", "0"], "--documents: must be at least 1, not 0"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    sound: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Done], arguments: list[str], complaint: str
+) -> None:
+    """Status 2, nothing on stdout, the option named, and no traceback."""
+    monkeypatch.chdir(sound)
+    done = call(*arguments)
+    assert 2 == done.status
+    assert complaint in done.complaint
+
+
+def test_no_command_at_all_shows_the_help(call: Callable[..., Done]) -> None:
+    """It is wrong usage all the same; asking for the help is not."""
+    nothing, asked = call(), call("--help")
+    assert (2, 0) == (nothing.status, asked.status)
+    assert nothing.out == asked.out
+    assert "trio-repair check --dir demo" in asked.out
+    assert "130  interrupted" in asked.out
+    for command in ("check", "plan", "repair", "show", "resolve", "purge", "search", "init", "demo"):
+        assert "Examples:" in call(command, "--help").out
+
+
+@pytest.mark.parametrize(
+    ("doc_id", "complaint"),
+    [
+        ("", "document id '': is empty"),
+        ("x" * 2049, "is 2049 bytes of UTF-8; at most 2048 are allowed"),
+        ("é" * 1025, "is 2050 bytes of UTF-8"),
+        ("\ud800", "document id '\\ud800': holds a lone surrogate and is not valid UTF-8"),
+        ("a\0b", "document id 'a\\x00b': holds a NUL character"),
+    ],
+)
+def test_ids_that_can_be_none_are_refused(sound: Path, call: Callable[..., Done], doc_id: str, complaint: str) -> None:
+    """By every command that takes one, before a store is opened."""
+    shutil.rmtree(sound / "nothing", ignore_errors=True)
+    for command in (["repair", "--strategy", "text"], ["show"], ["resolve", "--take", "text"]):
+        done = call(*command, "--dir", sound, doc_id)
+        assert 2 == done.status
+        assert complaint in done.complaint
+        assert len(done.complaint) < 200
+
+
+def test_an_id_that_is_not_utf_8_is_refused(sound: Path) -> None:
+    """Bytes from the shell arrive as surrogates; the line on stderr is plain text all the same."""
+    done = run("repair", "--dir", sound, "--strategy", "text", b"doc-\xff")
+    assert (2, "document id 'doc-\\udcff': holds a lone surrogate and is not valid UTF-8") == (
+        done.status,
+        done.complaint,
+    )
+
+
+@pytest.mark.parametrize(
+    "doc_id",
+    ["'; DROP TABLE documents; --", '"', "../../etc/passwd", "%s%n{0}", "-rf", "--json", "\x1b[2J", "x" * 2048],
+)
+def test_odd_ids_are_only_ids(sound: Path, call: Callable[..., Done], doc_id: str) -> None:
+    """Quotes, paths, formats, options and escapes are looked up, found nowhere, and touch nothing."""
+    before = contents(sound)
+    done = call("repair", "--dir", sound, "--strategy", "text", "--json", "--", doc_id)
+    assert (1, doc_id) == (done.status, done.record["failures"][0]["doc_id"])
+    assert before == contents(sound)
+
+
+def test_the_configuration_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Done]
+) -> None:
+    """Missing, by either option or none: what to do is said."""
+    monkeypatch.chdir(tmp_path)
+    for where in ([], ["--dir", "."], ["--config", "trio-repair.toml"]):
+        done = call("check", *where)
+        assert 2 == done.status
+        assert "trio-repair.toml: there is no such configuration file; `trio-repair init" in done.complaint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("[repair]", "[repair", "line 1: is not valid TOML"),
+        ("settle = 0.05", "setle = 0.05", "line 2: repair.setle: unknown key; did you mean 'settle'?"),
+        ("settle = 0.05", "settle = -1", "line 2: repair.settle: must be at least 0 seconds"),
+        (
+            '"sqlite-vector"',
+            '"sqlite-vectro"',
+            "line 12: stores.vector.kind: no such kind of store, 'sqlite-vectro'; did you mean 'sqlite-vector'?",
+        ),
+        ('path = "vector.db"', 'file = "vector.db"', "line 13: stores.vector.file: "),
+        ('path = "text.db"', "path = 3", "line 9: stores.text.path: must be a string"),
+        ("dimension = 32", "dimension = 0", "line 17: stores.vector.embedder.dimension: "),
+        ("dimension = 32", "dimensoin = 32", "line 17: stores.vector.embedder.dimensoin: "),
+        ('kind = "hashing"', 'kind = "magic"', "line 16: stores.vector.embedder.kind: "),
+    ],
+)
+def test_a_wrong_configuration_is_named_by_line_and_key(
+    sound: Path, call: Callable[..., Done], old: str, new: str, complaint: str
+) -> None:
+    """Also where the mistake is found by the store itself."""
+    configure(sound, old, new)
+    done = call("check", "--dir", sound)
+    assert 2 == done.status
+    assert complaint in done.complaint
+    assert str(sound / "trio-repair.toml") in done.complaint
+
+
+def _missing(path: Path) -> None:
+    path.unlink()
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _foreign(path: Path) -> None:
+    path.write_text("this is a diary, and no database")
+
+
+def _other_database(path: Path) -> None:
+    path.unlink()
+    with_database(path, lambda connection: connection.execute("CREATE TABLE diary (day TEXT)").get)
+
+
+def _other_version(path: Path) -> None:
+    with_database(path, lambda connection: connection.execute("PRAGMA user_version = 99").get)
+
+
+def _other_role(path: Path) -> None:
+    shutil.copy(path.with_name("text.db" if path.name != "text.db" else "cache.db"), path)
+
+
+@pytest.mark.parametrize(
+    "spoil", [_missing, _directory, _empty, _foreign, _other_database, _other_version, _other_role]
+)
+@pytest.mark.parametrize("name", ["text", "vector"])
+def test_a_store_file_that_cannot_be_used_is_left_as_it_is(
+    sound: Path, call: Callable[..., Done], spoil: Callable[[Path], None], name: str
+) -> None:
+    """Missing, foreign, of another version or another store's: status 2, the file named and unchanged."""
+    path = sound / f"{name}.db"
+    spoil(path)
+    before = path.read_bytes() if path.is_file() else None
+    for command in (["check"], ["repair", "--strategy", "text", "--allow-mass"]):
+        done = call(*command, "--dir", sound)
+        assert 2 == done.status
+        assert f"{name} store: " in done.complaint
+        assert str(path) in done.complaint
+    assert before == (path.read_bytes() if path.is_file() else None)
+
+
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process writes to a database and does not end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert b"locked\n" == process.stdout.readline()
+        yield
+        process.communicate(b"")
+
+
+def test_a_locked_store_is_told_and_nothing_is_lost(damaged: Path, call: Callable[..., Done]) -> None:
+    """Looking still works; the repair fails by name, and works once the lock is gone."""
+    configure(damaged, "[repair]", "[repair]\nunavailable_timeout = 0.5")
+    command = ["repair", "--dir", damaged, "--strategy", "most-recent", "--max-retries", "0", "doc-03"]
+    with locked(damaged / "vector.db"):
+        assert 1 == call("check", "--dir", damaged, "--summary").status
+        done = call(*command)
+        assert 1 == done.status
+        assert "locked by another process" in done.out
+    assert 0 == call(*command).status
+
+
+def _like_anybody() -> None:
+    """In the child: give up what lets root write to what is read-only (CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_what_is_read_only_is_told(damaged: Path, what: str) -> None:
+    """Without a lock nothing is repaired (2); a database that cannot be written fails by name (1)."""
+    target = damaged if what == "directory" else damaged / "vector.db"
+    before = contents(damaged)
+    mode = target.stat().st_mode
+    target.chmod(0o500 if what == "directory" else 0o400)
+    try:
+        done = run(
+            "repair",
+            "--dir",
+            damaged,
+            "--strategy",
+            "most-recent",
+            "--timeout",
+            "3s",
+            "doc-03",
+            preexec_fn=_like_anybody,
+        )
+    finally:
+        target.chmod(mode)
+    assert before == contents(damaged)
+    if what == "directory":
+        assert (2, True) == (done.status, "cannot open the lock file" in done.complaint)
+    else:
+        assert 1 == done.status
+        assert "Vector store update failed: the file, its -wal or its directory is read-only" in done.out
+
+
+def _small_disk() -> None:
+    """In the child: no file may become larger than SQLite's index of its log, which is the first thing it makes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (32768, 32768))
+
+
+def test_a_full_disk_is_told_and_harms_nothing(damaged: Path) -> None:
+    """The repair fails by name; what was there is still there; with room, it is repaired."""
+    command = [
+        "repair",
+        "--dir",
+        damaged,
+        "--strategy",
+        "most-recent",
+        "--max-retries",
+        "0",
+        "--timeout",
+        "3s",
+        "doc-03",
+    ]
+    before = contents(damaged)
+    done = run(*command, preexec_fn=_small_disk)
+    assert 1 == done.status
+    assert "Vector store update failed" in done.out
+    assert before == contents(damaged)
+    assert 0 == run(*command).status
+
+
+def test_the_lock_file_may_be_impossible(damaged: Path, call: Callable[..., Done]) -> None:
+    """What stands in its place is named; nothing is repaired without the lock."""
+    before = contents(damaged)
+    (damaged / "trio-repair.toml.lock").mkdir()
+    done = call("repair", "--dir", damaged, "--strategy", "most-recent")
+    assert 2 == done.status
+    assert "cannot open the lock file" in done.complaint
+    assert before == contents(damaged)
+
+
+def test_a_place_for_results_that_cannot_be_written(damaged: Path, call: Callable[..., Done]) -> None:
+    """Receipts and plans: status 2 before anything is done."""
+    before = contents(damaged)
+    receipts = call("repair", "--dir", damaged, "--strategy", "text", "--receipts", damaged / "none" / "x")
+    assert (2, True) == (receipts.status, receipts.complaint.startswith("--receipts: cannot write"))
+    plan = call("plan", "--dir", damaged, "--strategy", "text", "--out", damaged / "none" / "x")
+    assert (2, True) == (plan.status, plan.complaint.startswith("--out: cannot write"))
+    assert before == contents(damaged)
+
+
+def test_the_command_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    """The core alone is installed: one line, status 2, no traceback."""
+    for module in ("cyclopts", "rich", "apsw", "sqlite_vec"):
+        blocker = textwrap.dedent(
+            f"""
+            import sys
+            sys.modules[{module!r}] = None
+            from trio_repair.cli import main
+            sys.exit(main(["demo", "--documents", "1"]))
+            """
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", blocker],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=False,
+        )
+        assert 2 == done.returncode, done.stderr
+        assert f"the command needs {module}; install it with: pip install" in done.stderr
+        assert 1 == len(done.stderr.splitlines())
