@@ -102,7 +102,6 @@ class Stubborn:
     def __init__(self, inner: Any, operation: str, *, doc_id: str | None = None) -> None:
         self.inner = inner
         self.release = trio.Event()
-        self.entered = trio.Event()
         self._operation = operation
         self._doc_id = doc_id
 
@@ -116,12 +115,13 @@ class Stubborn:
             return method
 
         async def stubborn(items: Any) -> Any:
-            if self._doc_id is None or self._doc_id in [_doc_id(item) for item in items]:
-                self.entered.set()
+            if self._doc_id is not None and self._doc_id not in [_doc_id(item) for item in items]:
+                return await method(items)
+            with trio.CancelScope(shield=True):
                 # Not for ever, so that a test that fails ends.
-                with trio.move_on_after(1e6, shield=True):
+                with trio.move_on_after(1e6):
                     await self.release.wait()
-            return await method(items)
+                return await method(items)
 
         return stubborn
 

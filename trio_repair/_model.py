@@ -75,7 +75,7 @@ class StepState(enum.Enum):
     """What is known about one store at the end of a repair."""
 
     CONSISTENT = "consistent"
-    """Nothing to do: it was seen equal to the decision, and no write was sent."""
+    """Nothing to do, or no longer: seen equal to the decision, and no write of this job is known to have landed."""
     VERIFIED = "verified"
     """Written, and read back equal to the decision."""
     APPLIED = "applied"
