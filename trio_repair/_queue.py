@@ -148,9 +148,10 @@ class WorkQueue:
         self._waiting -= 1
         if entry.tickets:
             return
-        was_head = slot.pending[0] is entry
+        # The next entry is not ready because this one was, nor urgent because this one was.
+        lent_its_place = slot.pending[0] is entry or entry.key <= slot.heap_key
         slot.pending.remove(entry)
-        if was_head:
+        if lent_its_place:
             slot.heap_order = -1
         self._offer_or_drop(entry.doc_id, slot)
 
