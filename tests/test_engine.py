@@ -573,7 +573,7 @@ async def test_a_cancelled_caller_withdraws_its_job(autojump_clock):
         with trio.move_on_after(1.0) as scope:
             await engine.execute_repair_job(job(id="alone"))
         assert scope.cancelled_caught
-        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
         assert [("alone", Outcome.CANCELLED)] == [(result.job_id, result.outcome) for result in events.results]
         engine.pause()
         companion = engine.submit_nowait(job(id="companion"))
