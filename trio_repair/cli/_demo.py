@@ -6,7 +6,7 @@ import platform
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from .. import (
     AutoRepairConfig,
     Divergence,
     DivergenceKind,
+    InvalidValue,
     RepairJob,
     RepairOutcome,
     RepairResult,
@@ -65,15 +66,20 @@ class _Narrator:
 
     output: Output
     done: int = 0
-    """Documents that the present stage has dealt with."""
     _stage_began: float = attrs.field(factory=trio.current_time)
 
+    def count(self) -> int:
+        """How many documents the present stage has dealt with."""
+        return self.done
+
     @asynccontextmanager
-    async def stage(self, what: str, total: int | None) -> AsyncIterator[None]:
-        """Show progress while the block runs."""
+    async def stage(
+        self, what: str, total: int | None = None, *, count: Callable[[], int] | None = None
+    ) -> AsyncIterator[None]:
+        """Show progress while the block runs: `count` of `total` documents, as far as these are known."""
         self.done = 0
         self._stage_began = trio.current_time()
-        async with show_progress(self.output, what, lambda: self.done, total):
+        async with show_progress(self.output, what, count, total):
             yield
 
     def tell(self, stage: str, sentence: str) -> None:
@@ -151,7 +157,10 @@ async def run_demo(directory: Path | None, documents: int | None, seed: int, con
         raise UsageError(f"--documents: {documents} are too few to show each kind of damage; at least {MIN_DOCUMENTS}")
     place = _Place(directory=DEFAULT_DIRECTORY if directory is None else directory)
     narrator = _Narrator(Output(json=False, out=console))
-    claim_directory(place.directory)
+    try:
+        claim_directory(place.directory)
+    except InvalidValue as error:
+        raise UsageError(f"--dir: {error.problem}") from error
     async with open_interruption() as interruption:
         with interruption.scope, hold_lock(place.directory / CONFIGURATION):
             clear_directory(place.directory)
@@ -164,7 +173,8 @@ async def run_demo(directory: Path | None, documents: int | None, seed: int, con
 
 async def _tell_it_all(place: _Place, narrator: _Narrator, documents: int | None, seed: int) -> None:
     began = trio.current_time()
-    narrator.output.show(f"Three SQLite stores in {place.directory}: text (FTS5), vector (sqlite-vec), cache.")
+    narrator.output.show(f"Three SQLite stores in {place.directory}:")
+    narrator.output.show("text (full-text index FTS5), vector (sqlite-vec) and cache.")
     narrator.output.show("")
     before, damages = await _make_and_damage(place, narrator, documents, seed)
     configuration = load_configuration(place.directory / CONFIGURATION)
@@ -195,7 +205,7 @@ async def _make_and_damage(
     place: _Place, narrator: _Narrator, documents: int | None, seed: int
 ) -> tuple[Proof, Sequence[Damage]]:
     async with create_stores(place.directory) as stores:
-        async with narrator.stage("making", documents):
+        async with narrator.stage("making", documents, count=narrator.count):
 
             def progress(filled: int) -> None:
                 narrator.done = filled
@@ -207,11 +217,11 @@ async def _make_and_damage(
             f"{filled.documents:,} docstrings of Python {platform.python_version()} written to text and vector store, "
             f"{filled.cached:,} of them to the cache.",
         )
-        async with narrator.stage("proving", None):
+        async with narrator.stage("proving"):
             before = await place.prove(stores)
         _require(before.holds, f"the new stores disagree: {before.disagreements[:1]}")
         async with (
-            narrator.stage("damaging", None),
+            narrator.stage("damaging"),
             open_workshop(stores, vector_file=place.file("vector")) as shop,
         ):
             damages = await damage_stores(shop, seed=seed)
@@ -224,18 +234,15 @@ async def _make_and_damage(
 
 async def _check(stores: Stores, config: AutoRepairConfig, narrator: _Narrator, total: int) -> dict[str, Divergence]:
     """All divergences, by ascending doc_id."""
-    found: list[Divergence] = []
     async with check(stores, config) as checking:
 
-        def passed() -> int:
+        def count() -> int:
             return checking.statistics().documents
 
-        async with narrator.stage("checking", total):
-            async for divergence in checking:
-                found.append(divergence)
-                narrator.done = passed()
+        async with narrator.stage("checking", total, count=count):
+            found = {divergence.doc_id: divergence async for divergence in checking}
         _require(checking.statistics().unsettled == 0, "somebody else writes to the demo's stores")
-    return {divergence.doc_id: divergence for divergence in sorted(found, key=lambda one: one.doc_id)}
+    return dict(sorted(found.items()))
 
 
 def _tell_found(narrator: _Narrator, damages: Sequence[Damage], found: Mapping[str, Divergence]) -> None:
@@ -262,7 +269,7 @@ async def _run_jobs(
     )
     done: list[RepairResult] = []
     async with (
-        narrator.stage(what, len(doc_ids)),
+        narrator.stage(what, len(doc_ids), count=narrator.count),
         open_repair_engine(stores, config) as engine,
         engine.run(jobs) as results,
     ):
@@ -318,7 +325,10 @@ async def _decide(
         narrator.add()
         narrator.add(f"and {len(conflicts) - _SHOWN:,} more like these.")
     narrator.add()
-    async with narrator.stage("resolving", len(left)), open_repair_engine(stores, config) as engine:
+    async with (
+        narrator.stage("resolving", len(left), count=narrator.count),
+        open_repair_engine(stores, config) as engine,
+    ):
         for doc_id, divergence in left.items():
             # The tokens are those of the copies that were looked at: if one changed since, the choice is refused.
             tokens = {name: view.token for name, view in divergence.views.items()}
@@ -348,7 +358,7 @@ async def _prove_end(
     _require(idle and len(results) == len(expected), "a second repair found something to do")
     _require(rows_before == await place.fingerprint(), "a second repair wrote something")
     narrator.tell("repair", f"A second repair, of all {len(results):,} documents, wrote nothing: no row has changed.")
-    async with narrator.stage("proving", None):
+    async with narrator.stage("proving"):
         proof = await place.prove(stores)
     first = proof.disagreements[:1]
     _require(proof.holds, f"the files disagree: {first[0].doc_id!r}: {first[0].problem}" if first else "")
