@@ -9,10 +9,21 @@ what to do next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class TrioRepairError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose. It can be pickled, fields and all."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[TrioRepairError], args: tuple[Any, ...]) -> TrioRepairError:
+    """An error without its __init__, whose arguments are not those that `args` shows."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class InvalidValue(TrioRepairError, ValueError):
@@ -27,9 +38,6 @@ class InvalidValue(TrioRepairError, ValueError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
-
-    def __reduce__(self) -> tuple[type[InvalidValue], tuple[str, str]]:
-        return type(self), (self.field, self.problem)
 
 
 class InvalidDocumentId(InvalidValue):
