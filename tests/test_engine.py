@@ -1152,7 +1152,7 @@ async def test_an_instrument_that_raises_is_logged_once_and_dropped(autojump_clo
     async with _opened(executor=Executor(), instruments=[broken, events]) as engine:
         assert (await engine.execute_repair_job(job())).success
     assert 1 == broken.heard
-    assert [EventKind.ACCEPTED, EventKind.STARTED, EventKind.SETTLED] == events.kinds
+    assert [EventKind.ACCEPTED, EventKind.STARTED, EventKind.ENDED, EventKind.SETTLED] == events.kinds
     assert 1 == caplog.text.count("raised and is dropped")
 
 
@@ -1226,15 +1226,23 @@ async def test_events_tell_the_whole_story(autojump_clock):
     assert [
         EventKind.ACCEPTED,
         EventKind.STARTED,
+        EventKind.OBSERVED,
+        EventKind.OBSERVED,
         EventKind.WRITE_SENT,
         EventKind.WRITE_SETTLED,
+        EventKind.OBSERVED,
+        EventKind.OBSERVED,
+        EventKind.OBSERVED,
         EventKind.WRITE_SENT,
         EventKind.WRITE_SETTLED,
+        EventKind.ENDED,
         EventKind.SETTLED,
     ] == events.kinds
-    assert [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0] == [event.at for event in events.events]
+    assert [0.0] * 5 + [1.0] * 8 == [event.at for event in events.events]
     assert result is events.events[-1].result
-    assert ["vector", "vector", "cache", "cache"] == [event.store for event in events.events if event.store]
+    assert ["vector", "vector", "cache", "cache"] == [
+        event.store for event in events.of(EventKind.WRITE_SENT, EventKind.WRITE_SETTLED)
+    ]
 
 
 async def test_reobservations_are_counted(autojump_clock):

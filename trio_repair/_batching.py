@@ -402,7 +402,13 @@ class Batcher:
         self._counts["documents"] += len(requests)
         if operation in _EFFECTS:
             for request in requests:
-                self._emit(EventKind.WRITE_SENT, doc_id=request.doc_id, store=self.name, token=request.arguments.token)
+                self._emit(
+                    EventKind.WRITE_SENT,
+                    doc_id=request.doc_id,
+                    store=self.name,
+                    token=request.arguments.token,
+                    version=None if request.removes else request.arguments.prepared.document.version,
+                )
         call.timer = self._timetable.at(trio.current_time() + self._config.store_call_timeout, self._give_up, call)
         if self._grace_ends is not None:
             call.scope.deadline = self._grace_ends

@@ -7,6 +7,7 @@ slots. Settling a job (statistics, instruments, handle) is one synchronous act.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import random
 import traceback
@@ -28,6 +29,7 @@ from ._execution import Repairer, Verdict
 from ._limits import Limits
 from ._model import (
     ActiveRepair,
+    DocumentVersion,
     RepairJob,
     RepairOutcome,
     RepairPriority,
@@ -49,6 +51,10 @@ logger = logging.getLogger("trio_repair")
 
 TIMED_OUT_ERROR = "Repair operation timed out"
 CANCELLED_ERROR = "Repair was cancelled"
+
+
+def _system_clock() -> dt.datetime:
+    return utc_now()
 
 
 @attrs.frozen(kw_only=True)
@@ -124,11 +130,13 @@ class RepairExecutionEngine:
         instruments: Sequence[Instrument],
         rng: random.Random,
         *,
+        wall_clock: Callable[[], dt.datetime] = _system_clock,
         executor: Callable[[Entry], Awaitable[Verdict]] | None = None,
     ) -> None:
         self._config = config
         self._instruments = list(instruments)
         self._rng = rng
+        self._wall_clock = wall_clock
         self._opened_at = trio.current_time()
         self._timetable = Timetable()
         self._queue = WorkQueue(config.aging_seconds)
@@ -139,7 +147,9 @@ class RepairExecutionEngine:
             name: Batcher(name, store, config, self._timetable, self._emit, fail_fast=name == "cache")
             for name, store in stores.by_name.items()
         }
-        repairer = Repairer(self._batchers, Policy.of(stores, config), config, self._emit)
+        repairer = Repairer(
+            self._batchers, Policy.of(stores, config), config, self._emit, lambda: wall_clock().timestamp()
+        )
         self._untouched = untouched_receipt(repairer.fences)
         self._execute = repairer.attempt if executor is None else executor
         self._nursery: trio.Nursery
@@ -149,6 +159,7 @@ class RepairExecutionEngine:
         self._paused = False
         self._aborted = False
         self._accepted = 0
+        self._attempts = 0
         self._retries = 0
         self._reobserved = 0
         self._outcomes: Counter[RepairOutcome] = Counter()
@@ -252,6 +263,7 @@ class RepairExecutionEngine:
         *,
         expected: Mapping[str, str] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it is the job's, and bounds its attempt, not this call
+        job_id: str | None = None,
     ) -> RepairResult:
         """Commit a person's choice between copies, through the same fence as every repair.
 
@@ -261,8 +273,10 @@ class RepairExecutionEngine:
             expected: tokens by store, as a receipt or `show` gave them; the choice is refused if a store holds
                 anything else by now. None: whatever the stores hold when the repair starts.
             timeout: seconds for the whole attempt; None: `job_timeout_seconds`.
+            job_id: the id of the job that this makes; None: a new one.
 
         Raises:
+            DuplicateJob: a job of this id is queued or running.
             InvalidValue: the choice or a store's name is unknown, or the document id is not valid.
             EngineClosed: the engine takes no more jobs.
 
@@ -278,8 +292,11 @@ class RepairExecutionEngine:
             doc_id=doc_id,
             strategy=SyncStrategy.MANUAL_RESOLUTION,
             priority=RepairPriority.CRITICAL,
+            created_at=self._wall_clock(),
             timeout=timeout,
         )
+        if job_id is not None:
+            job = attrs.evolve(job, id=job_id)
         mission = Mission(strategy=job.strategy, choice=choice, expected=expected)
         await trio.lowlevel.checkpoint()
         return await self._wait_or_withdraw(await self._submit(job, mission))
@@ -302,7 +319,7 @@ class RepairExecutionEngine:
                 self._room = trio.Event()
             raise trio.WouldBlock
         now = trio.current_time()
-        deadline = None if job.deadline is None else now + (job.deadline - utc_now()).total_seconds()
+        deadline = None if job.deadline is None else now + (job.deadline - self._wall_clock()).total_seconds()
         ticket = Ticket(job, now, deadline, None if stream is None else stream.settled)
         self._tickets[job.id] = ticket
         self._accepted += 1
@@ -422,9 +439,26 @@ class RepairExecutionEngine:
                 entry.timeout_at = max(now, min(entry.timeout_at, deadline))
             for ticket in entry.tickets:
                 self._stop_timers(ticket)
+            self._attempts += 1
+            entry.attempt = self._attempts
             self._nursery.start_soon(self._supervise, entry)
+            if self._instruments:
+                # In the step that takes the slot, so that what is told of running repairs and the limit agrees.
+                self._tell_started(entry, now)
         if not self._room.is_set() and len(self._queue) < self._limits.max_queued_jobs:
             self._room.set()
+
+    def _tell_started(self, entry: Entry, now: float) -> None:
+        limit, attempt, timeout = self._limits.max_concurrent_jobs, entry.attempt, entry.timeout_at - now
+        for ticket in tuple(entry.tickets):
+            self._emit(
+                EventKind.STARTED,
+                doc_id=entry.doc_id,
+                job=ticket.job,
+                attempt=attempt,
+                limit=limit,
+                timeout=timeout,
+            )
 
     async def _supervise(self, entry: Entry) -> None:
         """Run one attempt under its own cancel scope, and settle or requeue synchronously, whatever happened."""
@@ -436,9 +470,6 @@ class RepairExecutionEngine:
                 entry.scope = scope
                 if entry.cancelled:
                     scope.cancel()
-                if self._instruments:
-                    for ticket in entry.tickets:
-                        self._emit(EventKind.STARTED, doc_id=entry.doc_id, job=ticket.job)
                 verdict = await self._execute(entry)
         except Exception as error:
             failure = error
@@ -458,6 +489,7 @@ class RepairExecutionEngine:
         self._active.remove(entry)
         if entry.progress is not None:
             entry.progress.withdraw()
+        self._emit(EventKind.ENDED, doc_id=entry.doc_id, attempt=entry.attempt)
         if verdict is None:
             verdict = self._verdict_without_one(entry, failure, timed_out=timed_out)
         # A store may still work on a write of this attempt; until it has ended, nothing else touches the document.
@@ -467,6 +499,8 @@ class RepairExecutionEngine:
         if outstanding:
             # Before anybody is told of the end, and may ask for the document again.
             self._queue.lock(entry.doc_id, [name for name, _request in outstanding])
+            for name, _request in outstanding:
+                self._emit(EventKind.LOCKED, doc_id=entry.doc_id, store=name)
         delay = self._delay_before_next_attempt(entry, verdict, now)
         if delay is None:
             if verdict.park is not None:
@@ -588,6 +622,7 @@ class RepairExecutionEngine:
     def _unlocker(self, doc_id: str, store: str) -> Callable[[], None]:
         def unlock() -> None:
             self._queue.unlock(doc_id, store)
+            self._emit(EventKind.UNLOCKED, doc_id=doc_id, store=store)
             if self._queue.locked_by(doc_id) is None:
                 for ticket in self._queue.waiting_on(doc_id):
                     if ticket.lock_timer is not None:
@@ -651,6 +686,10 @@ class RepairExecutionEngine:
         job: RepairJob | None = None,
         store: str | None = None,
         token: str | None = None,
+        version: DocumentVersion | None = None,
+        attempt: int | None = None,
+        limit: int | None = None,
+        timeout: float | None = None,
         detail: str | None = None,
         result: RepairResult | None = None,
     ) -> None:
@@ -660,7 +699,18 @@ class RepairExecutionEngine:
             return
         at = trio.current_time() - self._opened_at
         event = EngineEvent(
-            kind=kind, at=at, doc_id=doc_id, job=job, store=store, token=token, detail=detail, result=result
+            kind=kind,
+            at=at,
+            doc_id=doc_id,
+            job=job,
+            store=store,
+            token=token,
+            version=version,
+            attempt=attempt,
+            limit=limit,
+            timeout=timeout,
+            detail=detail,
+            result=result,
         )
         for instrument in tuple(self._instruments):
             try:
@@ -722,6 +772,7 @@ async def open_repair_engine(
     *,
     instruments: Sequence[Instrument] = (),
     rng: random.Random | None = None,
+    wall_clock: Callable[[], dt.datetime] | None = None,
     executor: Callable[[Entry], Awaitable[Verdict]] | None = None,
 ) -> AsyncIterator[RepairExecutionEngine]:
     """Open an engine over stores that stay yours: it never closes them.
@@ -731,6 +782,8 @@ async def open_repair_engine(
         config: settings; None: the defaults.
         instruments: told of everything that happens.
         rng: source of the jitter; None: one of its own.
+        wall_clock: the time of day, timezone-aware, for jobs' deadlines and hybrid-logical-clock numbers; None: the
+            system's.
         executor: replaces the repair of one document; for measuring the engine's own cost.
 
     Leaving the block normally takes no more jobs and waits for the accepted ones, at most `drain_timeout`. An
@@ -747,7 +800,12 @@ async def open_repair_engine(
                 "stores", f"the {name} store's fence is weak; set allow_weak_fence to accept that updates may be lost"
             )
     engine = RepairExecutionEngine(
-        stores, config, instruments, random.Random() if rng is None else rng, executor=executor
+        stores,
+        config,
+        instruments,
+        random.Random() if rng is None else rng,
+        wall_clock=_system_clock if wall_clock is None else wall_clock,
+        executor=executor,
     )
     failure: Exception | None = None
     try:

@@ -6,7 +6,7 @@ import enum
 
 import attrs
 
-from ._model import RepairJob, RepairResult
+from ._model import DocumentVersion, RepairJob, RepairResult
 
 
 class EventKind(enum.Enum):
@@ -14,6 +14,15 @@ class EventKind(enum.Enum):
 
     ACCEPTED = "accepted"
     STARTED = "started"
+    """An attempt took a slot. One event for each job that shares the repair, all with the same `attempt`."""
+    OBSERVED = "observed"
+    """A store told the repair what it holds."""
+    ENDED = "ended"
+    """The attempt has ended and its slot is free, whether its jobs settle now or it is to run again."""
+    LOCKED = "locked"
+    """A store still works on a write although the attempt has ended; no other repair of the document starts."""
+    UNLOCKED = "unlocked"
+    """That write has ended."""
     RETRY = "retry"
     """An attempt failed for a transient reason; the slot is released until the back-off is over."""
     REOBSERVED = "reobserved"
@@ -41,9 +50,17 @@ class EngineEvent:
     job: RepairJob | None = None
     """ACCEPTED, STARTED, RETRY, REOBSERVED, SETTLED, OVERDUE."""
     store: str | None = None
-    """WRITE_*, BREAKER_*, CALL_OVERDUE, STORE_MISBEHAVED."""
+    """OBSERVED, WRITE_*, LOCKED, UNLOCKED, REOBSERVED, BREAKER_*, CALL_OVERDUE, STORE_MISBEHAVED."""
     token: str | None = None
-    """WRITE_*: the token that the write was planned on, and displaces if it lands."""
+    """OBSERVED: the state seen. WRITE_*: the state that the write was planned on, and displaces if it lands."""
+    version: DocumentVersion | None = None
+    """OBSERVED: what the store holds, None if nothing. WRITE_SENT: what is to be held, None to remove the entry."""
+    attempt: int | None = None
+    """STARTED, ENDED: counts the attempts of this engine, from 1."""
+    limit: int | None = None
+    """STARTED: how many repairs might run when the slot was taken, this one included."""
+    timeout: float | None = None
+    """STARTED: seconds that the attempt may take."""
     detail: str | None = None
     """An error, a verdict, or a delay, in words."""
     result: RepairResult | None = None

@@ -189,6 +189,7 @@ class Repairer:
             if isinstance(answer, Observation):
                 views[name] = answer
                 progress.stores[name].saw(answer)
+                self._tell_seen(doc_id, name, answer)
             elif isinstance(answer, StoreError):
                 progress.stores[name].detail = answer.problem
                 failures.append(answer)
@@ -204,9 +205,13 @@ class Repairer:
         if isinstance(request.answer, Observation):
             views["cache"] = request.answer
             progress.stores["cache"].saw(request.answer)
+            self._tell_seen(request.doc_id, "cache", request.answer)
         elif isinstance(request.answer, StoreError):
             progress.stores["cache"].detail = request.answer.problem
             _warn(progress, f"Cache update warning: {request.answer}")
+
+    def _tell_seen(self, doc_id: str, store: str, view: Observation) -> None:
+        self._emit(EventKind.OBSERVED, doc_id=doc_id, store=store, token=view.token, version=view.version)
 
     def _decide(
         self, doc_id: str, mission: Mission, views: Mapping[str, Observation], progress: Progress

@@ -59,6 +59,7 @@ class Entry:
     """One repair to be made, and the tickets that wait for it."""
 
     __slots__ = (
+        "attempt",
         "attempts",
         "cancelled",
         "doc_id",
@@ -87,6 +88,8 @@ class Entry:
         self.tickets: list[Ticket] = []
         self.ready_at: float | None = None
         """While it backs off: when it may run again."""
+        self.attempt = 0
+        """Names the attempt that is running among all of the engine."""
         self.attempts = 0
         """How often it was started."""
         self.retries = 0
