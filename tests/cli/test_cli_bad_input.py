@@ -320,7 +320,7 @@ def test_a_place_for_results_that_cannot_be_written(damaged: Path, call: Callabl
 
 def test_the_command_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
     """The core alone is installed: one line, status 2, no traceback."""
-    for module in ("cyclopts", "rich", "apsw", "sqlite_vec"):
+    for module in ("cyclopts", "sqlite_vec"):
         blocker = textwrap.dedent(
             f"""
             import sys

@@ -212,3 +212,14 @@ def test_the_template_overwrites_nothing(tmp_path: Path) -> None:
     assert "mine" == path.read_text()
     with pytest.raises(UsageError, match="No such file or directory"):
         write_template(tmp_path / "none" / "x.toml")
+
+
+def test_the_documented_configuration_loads_and_every_command_is_documented() -> None:
+    """docs/command.md: its example is valid, and its table has a row for each command."""
+    from trio_repair.cli._app import app
+
+    document = Path(__file__).parents[2].joinpath("docs", "command.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+    assert SyncStrategy.MOST_RECENT is parse(example).strategy
+    rows = set(re.findall(r"(?m)^\| `(\w+)", document))
+    assert {name for name in app if not name.startswith("-")} <= rows

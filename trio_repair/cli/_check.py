@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 import attrs
 import trio
@@ -18,8 +19,8 @@ from ._status import ExitStatus, report
 from ._values import divergence_json
 from ._words import finding_words, holdings_words
 
-_ID_WIDTH = 40
-_STORES = ("text", "vector", "cache")
+_ID_WIDTH: Final = 96
+_STORES: Final = ("text", "vector", "cache")
 
 
 @attrs.define

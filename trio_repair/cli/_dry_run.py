@@ -87,9 +87,9 @@ async def run_dry(request: RepairRequest, output: Output) -> ExitStatus:
         output.record({**summary, "moved": len(moved)})
     else:
         forecast.show(output)
-        output.show(f"dry run: {planned} documents need a step, nothing was written")
+        output.show(f"dry run, nothing was written; documents that need a step: {planned}")
     if moved:
-        first = ", ".join(printable(doc_id, 40) for doc_id in moved[:3])
+        first = ", ".join(printable(doc_id, 96) for doc_id in moved[:3])
         output.say(f"{len(moved)} planned documents have moved since and would be refused: {first}")
     limited = not isinstance(request.what, Named) or request.what.bulk
     refusal = mass_change(counts, request.config) if limited else None

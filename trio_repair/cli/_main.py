@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
 from cyclopts import CycloptsError
 
 from ._app import app
 from ._output import abandon_stdout
-from ._status import ExitStatus, OutputFailed, UsageError, missing_extra, report
+from ._status import ExitStatus, OutputFailed, UsageError, missing_extra, report, say
 
 
 def _flush() -> None:
@@ -25,8 +30,33 @@ def _flush() -> None:
         raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
 
 
+class _Complaints(logging.Handler):
+    """What the engine logs, in the form of everything else on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+        if record.exc_info:
+            traceback.print_exception(record.exc_info[1])
+
+
+_COMPLAINTS: Final = _Complaints(logging.WARNING)
+
+
+def _prepare_streams() -> None:
+    """Make sure that there is something to write to, and that no character can make writing fail."""
+    if sys.stdout is None:  # closed by the caller; a database must not become file descriptor 1
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run(tokens: Sequence[str]) -> ExitStatus:
     """Run one command, and turn whatever goes wrong into one line and a status."""
+    _prepare_streams()
+    logging.getLogger("trio_repair").addHandler(_COMPLAINTS)
     try:
         status: ExitStatus | None = app(tokens, exit_on_error=False, print_error=False)
         _flush()

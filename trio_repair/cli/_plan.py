@@ -35,7 +35,7 @@ from ._signals import open_interruption
 from ._status import ExitStatus
 from ._words import plan_words
 
-_ID_WIDTH: Final = 40
+_ID_WIDTH: Final = 96
 
 
 def plan_now(

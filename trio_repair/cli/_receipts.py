@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -46,7 +47,8 @@ class ReceiptFile:
             raise OutputFailed(f"{self._path}: receipts cannot be written: {error.strerror}") from error
         if written != len(line):
             # A disk that fills up takes the beginning of a line. Only we write here: the run holds a lock.
-            os.ftruncate(self._descriptor, size)
+            with contextlib.suppress(OSError):  # a pipe cannot take anything back
+                os.ftruncate(self._descriptor, size)
             raise OutputFailed(f"{self._path}: receipts cannot be written: the disk is full")
 
     def close(self) -> None:

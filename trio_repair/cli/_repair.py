@@ -205,7 +205,7 @@ async def _execute(
     total = _total(request.what, run.counts)
     if not total:
         return
-    output.say(f"{total} documents to repair, strategy {request.strategy.value}")
+    output.say(f"documents to repair: {total}; strategy: {request.strategy.value}")
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(open_repair_engine(stores, request.config, instruments=[run.tally]))
         tap = run.tap = JobTap(await _jobs(request, stores, stack, run), deadline)
@@ -214,7 +214,7 @@ async def _execute(
         def drain() -> None:
             tap.stop("interrupted")
             running = _withdraw_waiting(engine, run.tally)
-            output.say(f"finishing {running} running repairs; interrupt again to cancel them")
+            output.say(f"interrupted; repairs that are still finished: {running}; interrupt again to cancel them")
 
         interruption.on_first = drain
         run.tally.on_receipts_failed = lambda: tap.stop("receipts")
@@ -281,7 +281,7 @@ def _sum_up(request: RepairRequest, run: _Run, interruption: Interruption, outpu
     elif stopped is None and run.failure is None:
         output.show(_nothing_done(request.what, run))
     for store, calls in tally.hung.items():
-        output.say(f"the {store} store hung: {calls} calls were given up after {request.config.store_call_timeout:g} s")
+        output.say(f"the {store} store hung; calls given up after {request.config.store_call_timeout:g} s: {calls}")
     if run.unsettled:
         output.say(f"{run.unsettled} documents kept changing and were left alone; run it again")
     if tally.receipts_failed is not None:

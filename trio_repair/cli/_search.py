@@ -21,7 +21,7 @@ from ._words import held_words, number_words
 
 Role: TypeAlias = Literal["text", "vector", "cache"]
 
-_ID_WIDTH: Final = 40
+_ID_WIDTH: Final = 96
 _PASSAGE_WIDTH: Final = 60
 
 

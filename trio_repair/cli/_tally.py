@@ -14,7 +14,7 @@ from ._output import Output, table
 from ._receipts import ReceiptFile
 from ._status import OutputFailed
 
-_ID_WIDTH: Final = 48
+_ID_WIDTH: Final = 96
 
 
 @attrs.define
