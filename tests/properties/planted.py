@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,15 +37,24 @@ def planted(bug: Bug) -> Iterator[None]:
         owner = getattr(owner, part)
     original = inspect.getattr_static(owner, name)
     function = getattr(original, "fget", None) or getattr(original, "__func__", None) or original
-    source = textwrap.dedent(inspect.getsource(function))
-    old, new = textwrap.dedent(bug.old), textwrap.dedent(bug.new)
-    assert source.count(old) == 1, f"{bug.where} has changed: {bug.old!r} stands there {source.count(old)} times"
+    source = inspect.getsource(function)
+    times = source.count(bug.old)
+    assert times == 1, f"{bug.where} has changed: {bug.old!r} stands there {times} times"
+    mutant = textwrap.dedent(source.replace(bug.old, bug.new))
     # The module's own names are the mutant's globals, so that other patches reach it.
     namespace: dict[str, Any] = {}
-    code = compile("from __future__ import annotations\n" + source.replace(old, new), f"<planted: {bug.name}>", "exec")
+    code = compile("from __future__ import annotations\n" + mutant, f"<planted: {bug.name}>", "exec")
     exec(code, module.__dict__, namespace)  # noqa: S102 - our own source, changed
-    setattr(owner, name, namespace[name])
+    mutated = namespace[name]
+    # A function is also known by its name in the modules that import it.
+    places = [(owner, name)]
+    if owner is module:
+        modules = [module for key, module in sys.modules.items() if key.startswith("trio_repair.")]
+        places += [(other, name) for other in modules if other is not module and vars(other).get(name) is original]
+    for place, attribute in places:
+        setattr(place, attribute, mutated)
     try:
         yield
     finally:
-        setattr(owner, name, original)
+        for place, attribute in places:
+            setattr(place, attribute, original)
