@@ -99,8 +99,12 @@ def states(result: Any) -> dict[str, StepState]:
 class Stubborn:
     """A store whose calls of one kind cannot be cancelled until `release` is set, as a driver's thread cannot."""
 
-    def __init__(self, inner: Any, operation: str, *, doc_id: str | None = None) -> None:
+    def __init__(self, inner: Any, operation: str, *, doc_id: str | None = None, times: int | None = None) -> None:
         self.inner = inner
+        self.peak_calls = 0
+        """The most calls of that kind that were under way at once."""
+        self._under_way = 0
+        self._times = times
         self.release = trio.Event()
         self._operation = operation
         self._doc_id = doc_id
@@ -115,15 +119,26 @@ class Stubborn:
             return method
 
         async def stubborn(items: Any) -> Any:
-            if self._doc_id is not None and self._doc_id not in [_doc_id(item) for item in items]:
-                return await method(items)
-            with trio.CancelScope(shield=True):
-                # Not for ever, so that a test that fails ends.
-                with trio.move_on_after(1e6):
-                    await self.release.wait()
-                return await method(items)
+            self._under_way += 1
+            self.peak_calls = max(self.peak_calls, self._under_way)
+            try:
+                if not self._strikes(items):
+                    return await method(items)
+                with trio.CancelScope(shield=True):
+                    # Not for ever, so that a test that fails ends.
+                    with trio.move_on_after(1e6):
+                        await self.release.wait()
+                    return await method(items)
+            finally:
+                self._under_way -= 1
 
         return stubborn
+
+    def _strikes(self, items: Any) -> bool:
+        if self._times == 0 or (self._doc_id is not None and self._doc_id not in map(_doc_id, items)):
+            return False
+        self._times = None if self._times is None else self._times - 1
+        return True
 
 
 def _doc_id(item: Any) -> str:

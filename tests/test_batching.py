@@ -636,6 +636,35 @@ async def test_closing_answers_what_waits_and_gives_what_is_under_way_its_grace(
         assert (0 if landed else 1) == served.batcher.statistics().abandoned
 
 
+async def test_a_call_that_breaks_while_closing_is_sent_again_within_the_grace_only(autojump_clock):
+    """Bisection goes on for those who still wait, and no call outlives the grace."""
+    world = World({"text": {"observe": 1.0}}, max_calls=1)
+    world.faulty["text"].add(Fault(FaultKind.DRIVER_ERROR, "observe", times=1))
+    world.faulty["text"].add(Fault(FaultKind.LATENCY, "observe", delay=1.0, times=1))
+    world.faulty["text"]._faults.reverse()
+    async with serve(world.faulty["text"]) as served:
+        gather = Gather(2)
+        first, second = (served.batcher.observe(doc_id, gather) for doc_id in "de")
+        await trio.sleep(0.5)
+        served.batcher.close(2.5)
+    assert 2.5 == trio.current_time()
+    assert isinstance(first.answer, Observation)
+    assert isinstance(second.answer, StoreUnavailable)
+
+
+async def test_a_call_that_was_to_start_when_the_breaker_opened_does_not_go_out(autojump_clock):
+    """Its task is spawned and has not run: the request waits for the probe."""
+    world = World()
+    async with serve(world.faulty["text"], breaker_reset=2.0) as served:
+        gather = Gather(1)
+        request = served.batcher.observe("d", gather)
+        served.batcher.breaker.failed(given_up=True)
+        served.batcher._opened()
+        await gather.wait()
+        assert (2.0, 1) == (trio.current_time(), world.faulty["text"].calls["observe"])
+        assert isinstance(request.answer, Observation)
+
+
 async def test_a_call_given_up_before_closing_is_counted_once(autojump_clock):
     """Overdue first, then cut off: one abandoned call, not two."""
     world = World()

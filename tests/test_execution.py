@@ -25,6 +25,7 @@ from trio_repair import (
     open_repair_engine,
     plan_repair,
 )
+from trio_repair._progress import Progress
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import Fault, FaultKind, RecordingInstrument, make_document
 
@@ -324,6 +325,32 @@ async def test_receipts_show_the_last_look_even_if_an_earlier_write_landed(autoj
         result.step("vector").state,
         result.step("vector").after.number,
     )
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_i12_two_writes_of_one_document_are_never_under_way_at_once(autojump_clock, monkeypatch, guarded: bool):
+    """A write is given up and goes on, and somebody changed the document: no second one beside it. Control: two."""
+    world = World()
+    world.drift()
+    if not guarded:
+        monkeypatch.setattr(Progress, "outstanding", lambda _self: [])
+    vector = Stubborn(world.faulty["vector"], "write", times=1)
+
+    async def rival() -> None:
+        await trio.sleep(0.5)
+        world.put("vector", number=0)
+        await trio.sleep(9.5)
+        vector.release.set()
+
+    async with open_repair_engine(
+        attrs.evolve(world.stores, vector=vector),
+        config(store_call_timeout=1.0, breaker_reset=0.1, unavailable_timeout=50.0),
+    ) as engine:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rival)
+            result = await engine.execute_repair_job(job(max_retries=9))
+    assert (Outcome.REPAIRED, 2) == (result.outcome, world.number("vector"))
+    assert (1 if guarded else 2) == vector.peak_calls
 
 
 # Settle first
