@@ -458,6 +458,7 @@ class RepairExecutionEngine:
                 attempt=attempt,
                 limit=limit,
                 timeout=timeout,
+                detail=entry.mission.follows,
             )
 
     async def _supervise(self, entry: Entry) -> None:

@@ -62,6 +62,7 @@ class EngineEvent:
     timeout: float | None = None
     """STARTED: seconds that the attempt may take."""
     detail: str | None = None
-    """An error, a verdict, or a delay, in words."""
+    """An error, a verdict, or a delay, in words. STARTED: "resolution" for a person's choice, or the strategy of the
+    plan that is carried out; None where the job's own strategy is followed."""
     result: RepairResult | None = None
     """SETTLED: the result that the handle delivers."""

@@ -31,6 +31,14 @@ class Mission:
         """True if a document that changes meanwhile may be looked at again and decided anew."""
         return self.plan is None and self.choice is None
 
+    @property
+    def follows(self) -> str | None:
+        """Whose decision is carried out, if it is not that of the job's own strategy."""
+        if self.moves_with_the_document:
+            return None
+        strategy = None if self.plan is None else self.plan.strategy
+        return "resolution" if strategy is None else strategy.value
+
 
 class Ticket:
     """An accepted job, until it is settled."""

@@ -1,8 +1,8 @@
 """Doubles and checks for programs that use or extend trio_repair. Nothing here needs a test framework.
 
 `check_store` holds a store to its contract in one line; `FaultyStore` and `SimulatedStore` put faults and time between
-a store and its caller; `RecordingInstrument` remembers what an engine did. Hypothesis strategies live in
-`trio_repair.testing.strategies`, the only module here that imports Hypothesis.
+a store and its caller; `RecordingInstrument` remembers what an engine did, and `assert_trace` judges it. Hypothesis
+strategies live in `trio_repair.testing.strategies`, the only module here that imports Hypothesis.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ._doubles import (
 )
 from ._faults import DriverFault, Fault, FaultKind
 from ._faulty_store import FaultyStore, write_newer
+from ._trace import TraceViolation, assert_trace
 
 __all__ = [
     "EMBEDDING",
@@ -34,6 +35,8 @@ __all__ = [
     "RecordingInstrument",
     "SimulatedStore",
     "StoreContents",
+    "TraceViolation",
+    "assert_trace",
     "check_store",
     "make_document",
     "seed_stores",
