@@ -30,10 +30,14 @@ def is_readable(view: Observation) -> bool:
 
 def _same(view: Observation, version: DocumentVersion | None) -> bool:
     """A store that holds this after a write was told to write that."""
-    return version is not None and view.version is not None and (
-        view.version.number == version.number
-        and view.version.deleted == version.deleted
-        and (version.deleted or view.version.digest == version.digest)
+    return (
+        version is not None
+        and view.version is not None
+        and (
+            view.version.number == version.number
+            and view.version.deleted == version.deleted
+            and (version.deleted or view.version.digest == version.digest)
+        )
     )
 
 

@@ -78,7 +78,12 @@ def choose(draw: st.DrawFn, *options: Sequence[Any]) -> list[Any]:
 
 
 _COPIES = [
-    *((("live", number, color, damage)) for number in _NUMBERS for color in ("red", "red", "blue") for damage in ("", "")),
+    *(
+        (("live", number, color, damage))
+        for number in _NUMBERS
+        for color in ("red", "blue", "red")
+        for damage in ("", "")
+    ),
     *((("live", number, "red", damage)) for number in _NUMBERS for damage in ("torn", "old model")),
     *([("absent", None, "", "")] * 10),
     *((("tombstone", number, "", "")) for number in _NUMBERS for _ in range(2)),

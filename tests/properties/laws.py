@@ -22,6 +22,8 @@ from .scenario import CRITICAL, STORES, Latency, MakePlan, Scenario, Submit, Wri
 from .story import attempts, job_stories, verdict_on
 
 ALL_STEPS = ("submit", "stream", "plan", "cancel", "limit", "write", "resolve", "pause", "resume", "cleanup", "heal")
+
+
 @attrs.frozen
 class Law:
     draw: st.SearchStrategy[Scenario]
@@ -75,8 +77,11 @@ def wild(**changes: Any) -> st.SearchStrategy[Scenario]:
     return scenarios(**{**options, **changes})
 
 
+_MOSTLY_RECENT = (SyncStrategy.MOST_RECENT, *DECIDING)
+
+
 @st.composite
-def calm(draw: st.DrawFn, *, strategies: Sequence[SyncStrategy] = DECIDING, **changes: Any) -> Scenario:
+def calm(draw: st.DrawFn, *, strategies: Sequence[SyncStrategy] = _MOSTLY_RECENT, **changes: Any) -> Scenario:
     """One job for each of five documents, in one go: many decisions, and little else."""
     options: dict[str, Any] = {"min_docs": 5, "max_steps": 1, "slow": False, "config": PATIENT}
     drawn = draw(scenarios(**{**options, **changes}))
@@ -96,14 +101,30 @@ def racing(draw: st.DrawFn) -> Scenario:
             strict=True,
         )
     ]
-    latencies = {name: Latency(before=before, after=0.01) for name, before in zip(STORES, choose(draw, *([(0.05, 0.01)] * 3)), strict=True)}
+    latencies = {
+        name: Latency(before=before, after=0.01)
+        for name, before in zip(STORES, choose(draw, *([(0.05, 0.01)] * 3)), strict=True)
+    }
     return attrs.evolve(drawn, program=(*drawn.program, *writes), latencies=latencies)
 
 
 def deleting(**changes: Any) -> st.SearchStrategy[Scenario]:
     """Settings under which absence deletes, and stores that cannot be reached for a while."""
-    absent = {name: AbsentMeans.DELETED for name in CRITICAL}
+    absent = dict.fromkeys(CRITICAL, AbsentMeans.DELETED)
     return calm(absent=absent, config={**PATIENT, "missing_source": "delete"}, **changes)
+
+
+@st.composite
+def unanswered(draw: st.DrawFn) -> Scenario:
+    """Writes whose verdict is lost or late, and a second job for each document when the first one gives up."""
+    kinds = (FaultKind.HANG, FaultKind.HANG_AFTER, FaultKind.ACK_LOST, FaultKind.REQUEST_LOST)
+    drawn = draw(calm(ids=IDS[:3], min_docs=3, kinds=kinds, operations=("write", "remove"), for_ever=True))
+    hasty = [attrs.evolve(step, job=attrs.evolve(step.job, timeout=0.1)) for step in drawn.program]  # type: ignore[attr-defined]
+    return attrs.evolve(
+        drawn,
+        program=(*hasty, *hasty),
+        config=attrs.evolve(drawn.config, store_call_timeout=0.5, unavailable_timeout=2.0),
+    )
 
 
 def contended(**changes: Any) -> st.SearchStrategy[Scenario]:
@@ -150,7 +171,12 @@ def with_plans(draw: st.DrawFn) -> Scenario:
         scenarios(
             ids=IDS[:3],
             steps=("write", "submit"),
-            kinds=(FaultKind.CONCURRENT_WRITE, FaultKind.ACK_LOST, FaultKind.REQUEST_LOST, FaultKind.DOCUMENT_UNAVAILABLE),
+            kinds=(
+                FaultKind.CONCURRENT_WRITE,
+                FaultKind.ACK_LOST,
+                FaultKind.REQUEST_LOST,
+                FaultKind.DOCUMENT_UNAVAILABLE,
+            ),
             max_steps=6,
             config=PATIENT,
         )
@@ -184,7 +210,8 @@ def poisoned(draw: st.DrawFn) -> Scenario:
 @st.composite
 def healing(draw: st.DrawFn) -> Scenario:
     """Anything happens, then the faults stop and a few more runs are made."""
-    drawn = draw(scenarios(steps=("submit", "write", "resolve"), kinds=KINDS, for_ever=True, max_steps=6, rounds=4))
+    stormy = scenarios(steps=("submit", "write", "resolve"), kinds=KINDS, for_ever=True, max_steps=6, rounds=4)
+    drawn = draw(calm(rounds=4) | stormy)
     return attrs.evolve(drawn, rounds_strategy=choose(draw, DECIDING)[0])
 
 
@@ -218,9 +245,7 @@ def queued_up(draw: st.DrawFn) -> Scenario:
     drawn = draw(scenarios(ids=ids, min_docs=6, config=config, max_steps=1))
     waits = choose(draw, *([(0.0, 0.01, 0.3, 1.0)] * len(drawn.doc_ids)))
     jobs = [attrs.evolve(job_spec(draw, [doc_id], DECIDING), timeout=None, deadline=None) for doc_id in drawn.doc_ids]
-    return attrs.evolve(
-        drawn, program=tuple(Submit(job=job, wait=wait) for job, wait in zip(jobs, waits, strict=True))
-    )
+    return attrs.evolve(drawn, program=tuple(Submit(job=job, wait=wait) for job, wait in zip(jobs, waits, strict=True)))
 
 
 @st.composite
@@ -427,18 +452,24 @@ LAWS: dict[str, Law] = {
         scenarios(kinds=_UNRIVALLED, steps=("submit", "cancel"), endings=("drain", "cancel", "raise")), checks.check_i05
     ),
     "i05 blocked": Law(blocked(), check_i05_blocked),
-    "i06": Law(calm(strategies=tuple(SyncStrategy)) | wild(steps=("submit", "write"), strategies=tuple(SyncStrategy)), checks.check_i06),
+    "i06": Law(
+        calm(strategies=(*_MOSTLY_RECENT, SyncStrategy.MANUAL_RESOLUTION))
+        | wild(steps=("submit", "write"), strategies=tuple(SyncStrategy)),
+        checks.check_i06,
+    ),
     "i07": Law(with_plans(), checks.check_i07),
-    "i08": Law(wild(), checks.check_i08),
+    "i08": Law(unanswered() | wild(), checks.check_i08),
     "i08 contended": Law(racing() | contended(), checks.check_i08),
     "i09": Law(wild(config={"settle": 0.0}), liveness.check_i09),
     "i10": Law(poisoned(), check_i10),
     "i11": Law(healing(), check_i11),
-    "i12": Law(wild(ids=IDS[:2], steps=("submit", "stream", "cancel", "cleanup", "write")), liveness.check_i12),
+    "i12": Law(
+        unanswered() | wild(ids=IDS[:2], steps=("submit", "stream", "cancel", "cleanup", "write")), liveness.check_i12
+    ),
     "i13": Law(wild(steps=("submit", "stream", "limit", "cancel", "pause", "resume")), liveness.check_i13),
     "i14": Law(one_stuck(), check_i14),
     "i14 starvation": Law(queued_up(), check_i14_no_starvation),
-    "i15": Law(wild(), liveness.check_i15),
+    "i15": Law(unanswered() | wild(), liveness.check_i15),
     "i16": Law(raising(), check_i16_raising),
     "i18": Law(hostile(), check_i18),
     "i19": Law(telling(), check_i19),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from trio_repair import EventKind, RepairOutcome
+from trio_repair import RepairOutcome
 
 from .play import Trace
 from .recording import AttemptBegan, AttemptEnded, Began, Call, Ended, Happened, LimitSet, Sampled
+from .scenario import Cancel, Cleanup, Pause, Stream
 from .story import attempts, job_stories
 
 EPSILON = 1e-6
-SHUT = "store: is unreachable"
 
 
 def check_i09(trace: Trace) -> None:
@@ -139,15 +139,13 @@ def check_i16(trace: Trace) -> None:
         if scenario.raising_late & {story.job.doc_id} and result.outcome is RepairOutcome.TIMED_OUT and story.attempts:
             if story.ended_with_its_attempt and story.attempts[-1].timed_out:
                 assert "was raised" in str(result.error), f"the error beside the timeout is lost: {result}"
-    if scenario.ending == "drain" and not scenario.faults and not scenario.config.drain_timeout < 60:
+    withdrawing = any(
+        isinstance(step, (Cancel, Pause, Cleanup, Stream)) or getattr(step, "withdraw_after", None) is not None
+        for step in scenario.program
+    )
+    if scenario.ending == "drain" and not withdrawing and scenario.config.drain_timeout >= 60 and not scenario.faults:
         for story in stories.values():
-            withdrawn = any(caller.job_id == story.job.id and caller.left for caller in trace.callers)
-            if result_is_cancelled(story.result.outcome) and not withdrawn:
-                raise AssertionError(f"cancelled by nobody: {story.result}")
-
-
-def result_is_cancelled(outcome: RepairOutcome) -> bool:
-    return outcome is RepairOutcome.CANCELLED
+            assert RepairOutcome.CANCELLED is not story.result.outcome, f"cancelled by nobody: {story.result}"
 
 
 def check_i19(trace: Trace, marker: str) -> None:
@@ -166,7 +164,3 @@ def check_i19(trace: Trace, marker: str) -> None:
     said += [repr(trace.plans), repr(list(trace.before.values()))]
     for text in said:
         assert marker not in text, f"document text is told: {text}"
-
-
-def retries(trace: Trace) -> int:
-    return sum(1 for entry in trace.first() if isinstance(entry, Happened) and entry.event.kind is EventKind.RETRY)

@@ -135,9 +135,7 @@ def _higher(numbers: Mapping[str, int | None]) -> str:
     return "text" if text >= vector else "vector"
 
 
-def _trusted(
-    source: str, views: Mapping[str, Observation], missing_source: str
-) -> tuple[str, str] | Literal["manual"]:
+def _trusted(source: str, views: Mapping[str, Observation], missing_source: str) -> tuple[str, str] | Literal["manual"]:
     target = "vector" if source == "text" else "text"
     ours, theirs = views[source], views[target]
     if ours.presence is ABSENT:

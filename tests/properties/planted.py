@@ -44,7 +44,7 @@ def planted(bug: Bug) -> Iterator[None]:
     # The module's own names are the mutant's globals, so that other patches reach it.
     namespace: dict[str, Any] = {}
     code = compile("from __future__ import annotations\n" + mutant, f"<planted: {bug.name}>", "exec")
-    exec(code, module.__dict__, namespace)  # noqa: S102 - our own source, changed
+    exec(code, module.__dict__, namespace)
     mutated = namespace[name]
     # A function is also known by its name in the modules that import it.
     places = [(owner, name)]

@@ -34,7 +34,7 @@ from trio_repair import (
     open_repair_engine,
     plan_repair,
 )
-from trio_repair._model import MAX_VERSION_NUMBER, utc_now
+from trio_repair._model import MAX_VERSION_NUMBER
 from trio_repair.abc import Stores
 from trio_repair.instrumentation import LoggingInstrument
 from trio_repair.stores.memory import MemoryCopy
@@ -283,9 +283,7 @@ class _Play:
                     if step.wait:
                         await trio.sleep(step.wait)
                     await self._take(step)
-                    self.log.add(
-                        Sampled, statistics=engine.statistics(), active=tuple(engine.active_operations)
-                    )
+                    self.log.add(Sampled, statistics=engine.statistics(), active=tuple(engine.active_operations))
                 if scenario.ending == "drain":
                     # Whoever is about to submit has done so, or waits for room.
                     await trio.testing.wait_all_tasks_blocked()
@@ -300,9 +298,7 @@ class _Play:
     async def _round(self, stores: Stores) -> list[RepairResult]:
         strategy = self.scenario.rounds_strategy
         jobs = [RepairJob(doc_id=doc_id, strategy=strategy, max_retries=3) for doc_id in self.scenario.doc_ids]
-        async with open_repair_engine(
-            stores, attrs.evolve(self.scenario.config, **PATIENT), rng=self.rng
-        ) as engine:
+        async with open_repair_engine(stores, attrs.evolve(self.scenario.config, **PATIENT), rng=self.rng) as engine:
             async with engine.run(jobs) as results:
                 return [result async for result in results]
 
@@ -310,9 +306,7 @@ class _Play:
 
     def on_event(self, event: EngineEvent) -> None:
         now = trio.current_time()
-        late = tuple(
-            job_id for job_id, row in self.engine.active_operations.items() if now > row.timeout_at + 1e-9
-        )
+        late = tuple(job_id for job_id, row in self.engine.active_operations.items() if now > row.timeout_at + 1e-9)
         self.log.add(Happened, event=event, late=late)
 
     async def _watched(self, execute: Any, entry: Any) -> Any:

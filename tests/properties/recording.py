@@ -121,9 +121,7 @@ class Log:
 class GroundStore(MemoryStore):
     """The truth: logs each change, with who made it and what it displaced."""
 
-    def __init__(
-        self, name: str, log: Log, *, traits: StoreTraits, embedding: EmbeddingIdentity | None = None
-    ) -> None:
+    def __init__(self, name: str, log: Log, *, traits: StoreTraits, embedding: EmbeddingIdentity | None = None) -> None:
         super().__init__(name, traits=traits, embedding=embedding)
         self.engine_documents: dict[int, Document] = {}
         """By identity: documents that were prepared for the engine, and so are written by it."""
@@ -168,7 +166,15 @@ class GroundStore(MemoryStore):
 class Tap:
     """What the engine is given as a store: logs each call, and lets answers take their time on the way back."""
 
-    def __init__(self, name: str, inner: Store, ground: GroundStore, log: Log, answer_delay: float, leaking: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        name: str,
+        inner: Store,
+        ground: GroundStore,
+        log: Log,
+        answer_delay: float,
+        leaking: frozenset[str] = frozenset(),
+    ) -> None:
         self.name = name
         self.inner = inner
         self.ground = ground

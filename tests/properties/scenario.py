@@ -111,18 +111,7 @@ class Resolve(Step):
 
 
 AnyStep: TypeAlias = (
-    Submit
-    | Stream
-    | MakePlan
-    | Cancel
-    | Pause
-    | Resume
-    | Cleanup
-    | SetLimit
-    | AddFault
-    | Heal
-    | Write
-    | Resolve
+    Submit | Stream | MakePlan | Cancel | Pause | Resume | Cleanup | SetLimit | AddFault | Heal | Write | Resolve
 )
 
 

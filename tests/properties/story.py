@@ -75,7 +75,9 @@ class Attempt:
     def follows_strategy(self, trace: Trace) -> bool:
         return not self.resolves and self.plan(trace) is None
 
-    def verdicts(self, trace: Trace, *, before: int | None = None) -> Iterator[tuple[Observation, Observation, Verdict]]:
+    def verdicts(
+        self, trace: Trace, *, before: int | None = None
+    ) -> Iterator[tuple[Observation, Observation, Verdict]]:
         """What the table says of each two things that it saw."""
         texts = {view.token: view for view in self.looks_at("text", before=before)}
         vectors = {view.token: view for view in self.looks_at("vector", before=before)}
@@ -120,7 +122,11 @@ def attempts(trace: Trace) -> list[Attempt]:
                 for position, doc_id in enumerate(call.doc_ids):
                     attempt = current[doc_id]
                     attempt.ended_calls[call] = index
-                    if call.operation == "observe" and entry.answers is not None and len(entry.answers) == len(call.doc_ids):
+                    if (
+                        call.operation == "observe"
+                        and entry.answers is not None
+                        and len(entry.answers) == len(call.doc_ids)
+                    ):
                         answer = entry.answers[position]
                         if isinstance(answer, Observation) and began[call] > attempt.began:
                             attempt.looks.append(Look(index, began[call], call.store, answer))

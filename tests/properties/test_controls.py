@@ -35,7 +35,7 @@ BUGS: list[tuple[str, Bug]] = [
         Bug(
             "what cannot be read is deleted",
             f"{_EXECUTION}._content",
-            "raise _Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f\"{MANUAL_REASON}: {why}\"))",
+            'raise _Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))',
             "return Document.tombstone(doc_id, number=0)",
         ),
     ),
@@ -80,7 +80,8 @@ BUGS: list[tuple[str, Bug]] = [
             raise _Ended(_worst(failures))
 
         progress.phase""",
-            "        progress.phase",
+            """        plan = attrs.evolve(plan, writes=tuple(write for write in plan.writes if write.store in prepared))
+        progress.phase""",
         ),
     ),
     (
@@ -130,7 +131,12 @@ BUGS: list[tuple[str, Bug]] = [
     ),
     (
         "i09",
-        Bug("a result is counted twice", f"{_ENGINE}._settle", "_outcomes[verdict.outcome] += 1", "_outcomes[verdict.outcome] += 2"),
+        Bug(
+            "a result is counted twice",
+            f"{_ENGINE}._settle",
+            "_outcomes[verdict.outcome] += 1",
+            "_outcomes[verdict.outcome] += 2",
+        ),
     ),
     (
         "i09",
@@ -172,7 +178,10 @@ BUGS: list[tuple[str, Bug]] = [
             "len(self._active) <= self._limits.max_concurrent_jobs",
         ),
     ),
-    ("i13", Bug("a permit is not counted", "_active:ActiveTable.__len__", "len(self._entries)", "len(self._entries) // 2")),
+    (
+        "i13",
+        Bug("a permit is not counted", "_active:ActiveTable.__len__", "len(self._entries)", "len(self._entries) // 2"),
+    ),
     (
         "i14",
         Bug(
@@ -184,7 +193,12 @@ BUGS: list[tuple[str, Bug]] = [
     ),
     (
         "i14 starvation",
-        Bug("priority without aging", "_queue:WorkQueue.add", "key = now + job.priority * self._aging", "key = job.priority"),
+        Bug(
+            "priority without aging",
+            "_queue:WorkQueue.add",
+            "key = now + job.priority * self._aging",
+            "key = job.priority",
+        ),
     ),
     (
         "i15",
@@ -204,7 +218,12 @@ BUGS: list[tuple[str, Bug]] = [
             "return Verdict(RepairOutcome.TIMED_OUT, error, transient=True)",
         ),
     ),
-    ("i15", Bug("the grace period has no end", f"{_BATCHER}.close", "min(call.scope.deadline, grace_ends)", "grace_ends + 5")),
+    (
+        "i15",
+        Bug(
+            "the grace period has no end", f"{_BATCHER}.close", "min(call.scope.deadline, grace_ends)", "grace_ends + 5"
+        ),
+    ),
     (
         "i16",
         Bug(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import attrs
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-import pytest
 from trio_repair import AutoRepairConfig, RepairPriority, SyncStrategy
 from trio_repair.testing import Fault, StoreContents
 
@@ -86,7 +86,8 @@ class EngineMachine(RuleBasedStateMachine):
             config=AutoRepairConfig(**chosen),
             program=(),
             latencies={
-                name: Latency(before=delays[2 * index], after=delays[2 * index + 1]) for index, name in enumerate(STORES)
+                name: Latency(before=delays[2 * index], after=delays[2 * index + 1])
+                for index, name in enumerate(STORES)
             },
             max_calls=max_calls,
             ending=ending,
@@ -117,7 +118,9 @@ class EngineMachine(RuleBasedStateMachine):
             deadline=deadline,
             max_retries=retries,
         )
-        self.take(Submit(job=job, how=how, withdraw_after=withdraw_after if how == "execute" else None, planned=planned))
+        self.take(
+            Submit(job=job, how=how, withdraw_after=withdraw_after if how == "execute" else None, planned=planned)
+        )
         self.jobs += 1
 
     @rule(docs=st.lists(_docs, min_size=1, max_size=4), take=st.sampled_from([None, 0, 2]))
@@ -230,7 +233,7 @@ BUGS = [
 @pytest.mark.parametrize("bug", BUGS, ids=str)
 def test_control_the_machine_finds_a_planted_bug(bug: Bug) -> None:
     """Some program that the rules make breaks an invariant of an engine with a planted bug."""
-    with planted(bug), pytest.raises(Exception):  # noqa: B017, PT011 - whatever breaks first
+    with planted(bug), pytest.raises(Exception):  # noqa: B017 - whatever breaks first
         run_state_machine_as_test(
             EngineMachine,
             settings=settings(

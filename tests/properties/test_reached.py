@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections import Counter
 
 import attrs
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from trio_repair import RepairOutcome, StepState, SyncStrategy
+from trio_repair import RepairOutcome, StepState
 from trio_repair.testing import FaultKind
 
 from .drawing import KINDS
-from .laws import LAWS
+from .laws import LAWS, calm
+from .planted import Bug, planted
 from .play import Trace, injected, play
 from .recording import Effect
 from .scenario import Scenario
 
-BATCHES = {"i01": 40, "i01 contended": 40, "i06": 40, "i10": 20, "i12": 30}
+_HASTY = {"store_call_timeout": 0.2, "job_timeout_seconds": 5.0, "max_reobserve": 0, "max_queued_jobs": 100}
+
+BATCHES = (
+    (LAWS["i08"].draw, 40),
+    (LAWS["i09"].draw, 30),
+    (LAWS["i01 contended"].draw, 10),
+    (calm(kinds=(FaultKind.CONCURRENT_WRITE,), operations=("write",), for_ever=True, config=_HASTY), 5),
+    (calm(kinds=(FaultKind.SWALLOWED_CANCEL,), operations=("observe",), for_ever=True, config=_HASTY), 20),
+    *((calm(kinds=(kind,), for_ever=True, config=_HASTY), 5) for kind in KINDS),
+)
 
 
 @attrs.define
@@ -24,11 +35,9 @@ class Reached:
     outcomes: Counter[RepairOutcome] = attrs.field(factory=Counter)
     states: Counter[StepState] = attrs.field(factory=Counter)
     faults: Counter[FaultKind] = attrs.field(factory=Counter)
-    strategies: Counter[SyncStrategy] = attrs.field(factory=Counter)
     authors: Counter[str] = attrs.field(factory=Counter)
     retries: int = 0
     reobserved: int = 0
-    shared: int = 0
 
     def add(self, trace: Trace) -> None:
         for result in trace.results:
@@ -42,7 +51,7 @@ class Reached:
 
 def reached() -> Reached:
     total = Reached()
-    for name, number in BATCHES.items():
+    for draw, number in BATCHES:
 
         @settings(
             max_examples=number,
@@ -52,7 +61,7 @@ def reached() -> Reached:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(LAWS[name].draw)
+        @given(draw)
         def batch(scenario: Scenario) -> None:
             total.add(play(scenario))
 
@@ -60,12 +69,27 @@ def reached() -> Reached:
     return total
 
 
-def test_every_outcome_receipt_state_and_fault_is_reached() -> None:
-    """A batch of drawn scenarios ends in every outcome, says every word of a receipt and injects every fault."""
-    total = reached()
+def _check(total: Reached) -> None:
     assert set(RepairOutcome) == set(total.outcomes), total
     assert set(StepState) == set(total.states), total
     assert set(KINDS) == {kind for kind, count in total.faults.items() if count}, total
     assert {"engine", "rival", "app"} == set(total.authors), total
     assert total.retries > 0, total
     assert total.reobserved > 0, total
+
+
+def test_every_outcome_receipt_state_and_fault_is_reached() -> None:
+    """A batch of drawn scenarios ends in every outcome, says every word of a receipt and injects every fault."""
+    _check(reached())
+
+
+def test_control_an_engine_that_always_fails_is_noticed() -> None:
+    """An engine that reports FAILED without trying breaks no law of safety; it is found to do nothing."""
+    bug = Bug(
+        "always failed",
+        "_execution:Repairer.attempt",
+        "return await self._look_and_repair(entry, progress)",
+        'return Verdict(RepairOutcome.FAILED, "no")',
+    )
+    with planted(bug), pytest.raises(AssertionError):
+        _check(reached())
