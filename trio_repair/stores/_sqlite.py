@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -28,6 +29,8 @@ but never part of a commit, and nothing when only the process dies."""
 
 SCHEMA_VERSION: Final = 1
 _LOCK_SECONDS: Final = 2.0
+_SMALLEST_PAGE: Final = 512
+_STEPS_BETWEEN_LOOKS: Final = 100_000
 _HEADER_ERRORS: Final = (apsw.NotADBError, apsw.CorruptError)
 
 _ROLES: Final[Mapping[str, int]] = {
@@ -78,6 +81,8 @@ class Session:
         self._readers: set[apsw.Connection] = set()
         self._identity: tuple[int, int] | None = None
         self._lock_deadline = 0.0
+        self._interrupting = threading.Lock()  # an interrupt is either over before a shield goes up, or does not come
+        self._shielded = False
 
     def begin(self, call: Call[Session]) -> None:
         """Start a call: the file must still be the one that was opened.
@@ -158,10 +163,25 @@ class Session:
 
     def interrupt(self) -> None:
         """Make the statement under way fail; called from the Trio thread while a call runs."""
-        active = self._active
-        if active is not None:
-            with suppress(apsw.ConnectionClosedError):
-                active.interrupt()
+        with self._interrupting:
+            if self._active is not None and not self._shielded:
+                with suppress(apsw.ConnectionClosedError):
+                    self._active.interrupt()
+
+    @contextmanager
+    def uninterrupted(self) -> Generator[None, None, None]:
+        """Statements that must not be interrupted, because an extension does not survive it.
+
+        Raises:
+            CallAbandoned: nobody waits any more; nothing was done.
+        """
+        with self._interrupting:
+            self._shielded = True
+        try:
+            self.raise_if_abandoned()
+            yield
+        finally:
+            self._shielded = False
 
     def _connect(self) -> apsw.Connection:
         file = self.file
@@ -174,6 +194,8 @@ class Session:
             connection = apsw.Connection(str(file.path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.set_busy_handler(self._wait_for_lock)
+            # An interrupt that comes between two statements is lost; this stops the second one all the same.
+            connection.set_progress_handler(self._given_up, _STEPS_BETWEEN_LOOKS)
             if file.load_extensions is not None:
                 file.load_extensions(connection)
             connection.execute(f"PRAGMA synchronous = {file.synchronous}")
@@ -184,6 +206,9 @@ class Session:
             connection.close()
             raise
         return connection
+
+    def _given_up(self) -> bool:
+        return self.call is not None and self.call.abandoned and not self._shielded
 
     def _wait_for_lock(self, tries: int) -> bool:
         """SQLite's busy handler: its own would sleep through a cancellation."""
@@ -234,8 +259,11 @@ def check_header(file: SqliteFile) -> None:
         raise file.error("does not exist; name an existing store, or open it with create=True")
     if not file.path.is_file():
         raise file.error("is not a file")
-    if file.path.stat().st_size == 0:
+    size = file.path.stat().st_size
+    if size == 0:
         raise file.error("is empty and not a store; remove it, then open with create=True")
+    if size < _SMALLEST_PAGE:  # SQLite would take it for an empty database
+        raise file.error("is not a SQLite database")
     try:
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         connection = apsw.Connection(_uri(file.path, "mode=ro&immutable=1"), flags=flags)
@@ -307,7 +335,7 @@ _MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (apsw.BusyError, f"locked by another process for more than {_LOCK_SECONDS:g} s; end its transaction"),
     (apsw.LockedError, "locked by another connection"),
     (apsw.FullError, "the disk or the file's quota is full; make room"),
-    (apsw.ReadOnlyError, "the file or its directory is read-only; make both writable"),
+    (apsw.ReadOnlyError, "the file, its -wal or its directory is read-only; make them writable"),
     (apsw.CorruptError, "the file is damaged; restore it, or make a new one and repair from the other stores"),
     (apsw.NotADBError, "the file is no longer a SQLite database"),
     (

@@ -30,6 +30,10 @@ from ._layout import (
 )
 from ._sqlite import Session
 
+_VECTORS_PER_STATEMENT: Final = 256
+"""A write to sqlite-vec must not be interrupted (its delete crashes the process when it cannot prepare a statement), so
+it comes in pieces, between which a call can be given up. `test_interrupts_do_not_reach_sqlite_vec` exercises this."""
+
 _DISTRUST: Final = "UPDATE documents SET proven = 0 WHERE rev <= (SELECT value FROM revision) AND doc_id ="
 
 _TABLES: Final = f"""
@@ -173,7 +177,7 @@ class VectorLayout(Layout):
                 chunks.append((chunk_id, doc_id, ordinal, chunk.start, chunk.text))
                 vectors.append((chunk_id, self.partition, vector))
         ids = json.dumps([put.document.doc_id for put in puts], ensure_ascii=False)
-        self._drop_vectors(main, ids)
+        self._drop_vectors(session, ids)
         insert_rows(main, _INSERT, documents, _UPSERT)  # its rev tells the triggers on chunks that it is us
         self._drop_chunks(main, ids)
         if chunks:
@@ -183,24 +187,35 @@ class VectorLayout(Layout):
                     f" USING vec0 (identity TEXT PARTITION KEY, embedding FLOAT[{dimension}])"
                 )
             insert_rows(main, "INSERT INTO chunks (chunk_id, doc_id, ordinal, start, text) VALUES", chunks)
-            insert_rows(main, f"INSERT INTO vectors_{dimension} (rowid, identity, embedding) VALUES", vectors)
+            for start in range(0, len(vectors), _VECTORS_PER_STATEMENT):
+                some = vectors[start : start + _VECTORS_PER_STATEMENT]
+                with session.uninterrupted():
+                    insert_rows(main, f"INSERT INTO vectors_{dimension} (rowid, identity, embedding) VALUES", some)
 
     def erase(self, session: Session, ids: str) -> None:
-        self._drop_vectors(session.main, ids)
+        self._drop_vectors(session, ids)
         session.main.execute("DELETE FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
         self._drop_chunks(session.main, ids)
 
     @staticmethod
-    def _drop_vectors(main: apsw.Connection, ids: str) -> None:
+    def _drop_vectors(session: Session, ids: str) -> None:
         """Delete the vectors of documents: of the chunk rows that are there, and of those that should be."""
+        main = session.main
         theirs = "doc_id IN (SELECT value FROM json_each(?1))"
         for dimension in dimensions(main):
-            main.execute(
-                f"DELETE FROM vectors_{dimension} WHERE rowid IN (SELECT chunk_id FROM chunks WHERE {theirs}"
+            found = main.execute(
+                f"SELECT json_group_array(chunk_id) FROM (SELECT chunk_id FROM chunks WHERE {theirs}"
                 f" UNION SELECT v.rowid FROM documents AS d JOIN vectors_{dimension}_rowids AS v"
                 f" ON v.rowid >= d.first_chunk AND v.rowid < d.first_chunk + d.chunk_count WHERE d.{theirs})",
                 (ids,),
-            )
+            ).get
+            rowids = json.loads(str(found))
+            for start in range(0, len(rowids), _VECTORS_PER_STATEMENT):
+                some = json.dumps(rowids[start : start + _VECTORS_PER_STATEMENT])
+                with session.uninterrupted():
+                    main.execute(
+                        f"DELETE FROM vectors_{dimension} WHERE rowid IN (SELECT value FROM json_each(?))", (some,)
+                    )
 
     @staticmethod
     def _drop_chunks(main: apsw.Connection, ids: str) -> None:

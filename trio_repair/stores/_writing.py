@@ -50,7 +50,9 @@ def make_changes(session: Session, layout: Layout, changes: list[Change]) -> lis
             try:
                 main.execute("COMMIT")
             except apsw.IOError as error:
-                # The log may hold the commit although writing it was reported as failed; a crash could revive it.
+                if getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_WRITE:
+                    raise  # the frame that commits is written last, and so was not written whole
+                # Else the log may hold the commit although it was reported as failed, and a crash could revive it.
                 unknown = WriteAnswer(status=WriteStatus.UNKNOWN, error=unavailable(layout.store, error))
                 return [unknown if index in landing else answer for index, answer in enumerate(answers)]
         return answers

@@ -1,0 +1,124 @@
+"""What the tests of the SQLite stores share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import sqlite_vec
+
+from trio_repair import (
+    Document,
+    Observation,
+    Prepared,
+    Removal,
+    Write,
+    WriteAnswer,
+    WriteStatus,
+)
+from trio_repair.embedding import HashingEmbedder, WindowChunker
+from trio_repair.stores._sqlite_store import SqliteStore
+from trio_repair.stores.sqlite_cache import open_sqlite_cache
+from trio_repair.stores.sqlite_text import open_sqlite_text
+from trio_repair.stores.sqlite_vector import open_sqlite_vector
+
+GENEROUS = 30.0
+
+Opener = Callable[..., AbstractAsyncContextManager[Any]]
+
+OPENERS: dict[str, Opener] = {
+    "text": functools.partial(open_sqlite_text, synchronous="normal"),
+    "vector": functools.partial(
+        open_sqlite_vector, embedder=HashingEmbedder(8), chunker=WindowChunker(40, 10), synchronous="normal"
+    ),
+    "cache": functools.partial(open_sqlite_cache, synchronous="normal"),
+}
+
+
+async def look(store: SqliteStore, doc_id: str) -> Observation:
+    (seen,) = await store.observe([doc_id])
+    assert isinstance(seen, Observation)
+    return seen
+
+
+async def prepared(store: SqliteStore, documents: Sequence[Document]) -> list[Prepared]:
+    answers = await store.prepare(documents)
+    for answer in answers:
+        assert isinstance(answer, Prepared), answer
+    return [answer for answer in answers if isinstance(answer, Prepared)]
+
+
+async def write(store: SqliteStore, *documents: Document) -> list[WriteAnswer]:
+    """Write over whatever is held; what the store answers."""
+    seen = [await look(store, one.doc_id) for one in documents]
+    ready = await prepared(store, documents)
+    writes = [Write(prepared=one, token=held.token) for one, held in zip(ready, seen, strict=True)]
+    return list(await store.write(writes))
+
+
+async def put(store: SqliteStore, *documents: Document) -> list[Observation]:
+    """Write over whatever is held; it must land."""
+    observations = []
+    for answer in await write(store, *documents):
+        assert answer.status is WriteStatus.LANDED, answer
+        assert answer.observation is not None
+        observations.append(answer.observation)
+    return observations
+
+
+async def take_away(store: SqliteStore, doc_id: str) -> None:
+    (answer,) = await store.remove([Removal(doc_id=doc_id, token=(await look(store, doc_id)).token)])
+    assert answer.status is WriteStatus.LANDED
+
+
+async def scan(store: SqliteStore, after: str | None = None) -> list[tuple[str, Observation]]:
+    async with store.open_scan(after) as pages:
+        return [entry async for page in pages for entry in page]
+
+
+def sql(path: Path, *statements: str) -> list[tuple[Any, ...]]:
+    """Run plain SQL as a foreign program does; the rows of the last statement."""
+    connection = apsw.Connection(str(path))
+    try:
+        connection.enable_load_extension(True)  # noqa: FBT003
+        connection.load_extension(sqlite_vec.loadable_path())
+        connection.set_busy_timeout(5000)
+        rows: list[tuple[Any, ...]] = []
+        for statement in statements:
+            rows = list(connection.execute(statement))
+        return rows
+    finally:
+        connection.close()
+
+
+def sound(path: Path) -> bool:
+    """Whether SQLite finds nothing wrong with the file, its full-text index included."""
+    (row,) = sql(path, "PRAGMA integrity_check")
+    if sql(path, "SELECT name FROM sqlite_schema WHERE name = 'documents_fts'"):
+        sql(path, "INSERT INTO documents_fts (documents_fts) VALUES ('integrity-check')")
+    return row == ("ok",)
+
+
+def whole(path: Path, kind: str) -> bool:
+    """Whether every document in the file has all of its rows and no others, by direct SQL."""
+    if kind == "text":
+        missing = (
+            "SELECT count(*) FROM documents WHERE deleted = 0 AND id NOT IN (SELECT id FROM documents_fts_docsize)"
+        )
+        (count,) = sql(path, missing)[0]
+        return count == 0
+    if kind == "vector":
+        tables = [name for (name,) in sql(path, "SELECT name FROM sqlite_schema WHERE name GLOB 'vectors_*_rowids'")]
+        (odd,) = sql(
+            path,
+            "SELECT count(*) FROM (SELECT d.chunk_count AS n, (SELECT count(*) FROM chunks AS c WHERE c.doc_id = d.doc_id)"
+            " AS held FROM documents AS d) WHERE n <> held",
+        )[0]
+        (chunks,) = sql(path, "SELECT count(*) FROM chunks")[0]
+        vectors = sum(sql(path, f"SELECT count(*) FROM {table}")[0][0] for table in tables)
+        return bool(odd == 0 and chunks == vectors)
+    return True
