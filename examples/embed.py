@@ -1,7 +1,6 @@
 """Embed the engine in a Trio application: two real stores, one of them behind, one repair."""
 
-import sqlite3
-
+import apsw
 import trio
 
 from trio_repair import RepairJob, Stores, SyncStrategy, open_repair_engine
@@ -16,7 +15,7 @@ async def main() -> None:
         open_sqlite_vector("vector.db", embedder=HashingEmbedder(), chunker=WindowChunker(), create=True) as vector,
         open_repair_engine(Stores(text=text, vector=vector)) as engine,
     ):
-        with sqlite3.connect("text.db") as application:  # an application wrote the text; the vector write was lost
+        with apsw.Connection("text.db") as application:  # an application wrote the text; the vector write was lost
             application.execute("INSERT INTO documents (doc_id, text, number) VALUES ('note', 'Mind the gap', 1)")
         job = RepairJob(doc_id="note", strategy=SyncStrategy.TEXT_SOURCE_OF_TRUTH, timeout=5.0)
         result = await engine.execute_repair_job(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import shlex
 import textwrap
@@ -37,6 +38,7 @@ from ..demo.damage import MIN_DOCUMENTS, STORIES, Damage, damage_stores
 from ..demo.proof import Held, Proof, fingerprint, prove
 from ..demo.workshop import open_workshop
 from ..demo.writing import read_documents
+from ._apart import in_process_of_its_own
 from ._configuration import load_configuration
 from ._escape import one_line, printable
 from ._lock import hold_lock
@@ -118,15 +120,15 @@ class _Place:
         embedding = stores.vector.traits.embedding
         assert embedding is not None
         identity = (embedding.model, embedding.dimension, embedding.chunking)
+        files = {role: self.file(role) for role in DATABASES}
         return await trio.to_thread.run_sync(
-            lambda: prove(
-                text=self.file("text"), vector=self.file("vector"), cache=self.file("cache"), embedding=identity
-            )
+            in_process_of_its_own, functools.partial(prove, **files, embedding=identity)
         )
 
     async def fingerprint(self) -> str:
         """Of all rows in the three files."""
-        return await trio.to_thread.run_sync(lambda: fingerprint(*(self.file(role) for role in DATABASES)))
+        files = [self.file(role) for role in DATABASES]
+        return await trio.to_thread.run_sync(in_process_of_its_own, functools.partial(fingerprint, *files))
 
 
 def _require(holds: bool, problem: str) -> None:

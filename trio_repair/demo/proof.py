@@ -2,6 +2,9 @@
 
 No line of the engine or of the stores has a part in this: what is proved here does not rest on the code that is
 being proved. sqlite-vec's and FTS5's own tables are ordinary tables and are read as such.
+
+While stores are open, read in a process of its own: two copies of SQLite in one process (the standard library's, and
+the one that the stores bundle) drop each other's POSIX locks (https://www.sqlite.org/howtocorrupt.html, 2.2.1).
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import attrs
@@ -35,15 +37,11 @@ class Disagreement:
     problem: str
 
 
-def _frozen(held: Mapping[str, Held]) -> Mapping[str, Held]:
-    return MappingProxyType(dict(held))
-
-
 @attrs.frozen(kw_only=True)
 class Proof:
     """What the files hold, and where they disagree."""
 
-    text: Mapping[str, Held] = attrs.field(converter=_frozen, repr=False)
+    text: Mapping[str, Held] = attrs.field(repr=False)
     """Live documents and tombstones of the text store."""
     live: int
     tombstones: int
