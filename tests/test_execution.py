@@ -219,6 +219,23 @@ async def test_no_source_can_give_the_text(autojump_clock):
     assert "the text store cannot give the text (injected: never)" in result.error
 
 
+async def test_i6_a_source_whose_adapter_breaks_is_no_question_for_a_person(autojump_clock):
+    """It may hold the text: FAILED, not NEEDS_MANUAL. If another store has a whole copy, that one is taken."""
+    world = World()
+    world.drift()
+    world.faulty["text"].add(Fault(FaultKind.DRIVER_ERROR, "read"))
+    result = await _repair(world)
+    assert (Outcome.FAILED, "text store, document 'd': read raised DriverFault") == (result.outcome, result.error)
+    world = World()
+    world.put_all()
+    world.memory["text"].damage("d")
+    world.faulty["vector"].add(Fault(FaultKind.DRIVER_ERROR, "read"))
+    assert Outcome.FAILED is (await _repair(world, strategy=SyncStrategy.MOST_RECENT)).outcome
+    world.faulty["vector"].heal()
+    world.faulty["text"].add(Fault(FaultKind.DRIVER_ERROR, "read"))
+    assert Outcome.REPAIRED is (await _repair(world, strategy=SyncStrategy.MOST_RECENT)).outcome
+
+
 async def test_a_source_that_gives_another_version_than_it_showed(autojump_clock):
     """Token as observed, content not: the store contradicts itself, nothing is copied."""
     world = World()

@@ -14,7 +14,7 @@ import attrs
 from ._batching import Batcher, Gather, Request
 from ._config import AutoRepairConfig
 from ._divergence import CRITICAL_STORES, is_equal
-from ._errors import CircuitOpen, InvalidValue, StoreError, StoreUnavailable
+from ._errors import CircuitOpen, InvalidValue, StoreError, StoreRejected, StoreUnavailable
 from ._events import EventKind
 from ._model import Document, RepairOutcome, RepairPhase, SyncStrategy
 from ._planning import (
@@ -256,6 +256,7 @@ class Repairer:
             )
         progress.phase = RepairPhase.READ
         reasons: list[str] = []
+        broken: StoreError | None = None
         for source in plan.sources:
             gather = Gather(1)
             request = self._batchers[source].read(doc_id, gather)
@@ -272,10 +273,15 @@ class Repairer:
                     reasons.append(f"the {source} store's text does not match its digest")
                 else:
                     reasons.append(f"the {source} store did not give the decided version")
+            elif isinstance(answer, StoreRejected):
+                reasons.append(f"the {source} store cannot give the text ({answer.problem})")
             elif isinstance(answer, StoreUnavailable):
                 raise _Ended(_store_failure(answer))
             elif isinstance(answer, StoreError):
-                reasons.append(f"the {source} store cannot give the text ({answer.problem})")
+                broken = answer
+        if broken is not None:
+            # It may have the text, and nobody knows: nothing that a person could decide.
+            raise _Ended(_store_failure(broken))
         why = "; ".join(reasons) if reasons else "no store can give the text"
         raise _Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))
 
