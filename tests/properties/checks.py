@@ -13,10 +13,10 @@ from trio_repair import (
 )
 
 from .oracle import is_right, number_of
-from .play import Trace
 from .recording import Effect
 from .scenario import CRITICAL
 from .story import Attempt, JobStory, Sent, attempts, job_stories
+from .trace import Trace, injected
 
 
 def rank(view: Observation) -> int:
@@ -85,10 +85,10 @@ def check_i03(trace: Trace) -> None:
         if attempt.resolves:
             continue
         for _, effect in attempt.effects:
-            if effect.store in CRITICAL and effect.before.presence is Presence.TOMBSTONE:
-                if effect.after.presence is Presence.LIVE:
-                    assert None not in (number_of(effect.before), number_of(effect.after)), f"unordered: {effect}"
-                    assert rank(effect.after) > rank(effect.before), f"resurrected: {effect}"
+            revives = effect.before.presence is Presence.TOMBSTONE and effect.after.presence is Presence.LIVE
+            if effect.store in CRITICAL and revives:
+                assert None not in (number_of(effect.before), number_of(effect.after)), f"unordered: {effect}"
+                assert rank(effect.after) > rank(effect.before), f"resurrected: {effect}"
         for sent in attempt.sent:
             if sent.store not in CRITICAL or sent.version is None or sent.version.deleted:
                 continue
@@ -148,7 +148,7 @@ def check_i06(trace: Trace) -> None:
             verdicts = [verdict for _, _, verdict in story.attempts[-1].verdicts(trace)]
             if verdicts and all(verdict.action == "manual" for verdict in verdicts):
                 assert not story.result.success
-            elif story.result.outcome is RepairOutcome.NEEDS_MANUAL and not trace.scenario.faults:
+            elif story.result.outcome is RepairOutcome.NEEDS_MANUAL and not injected(trace):
                 assert any(verdict.action == "manual" for verdict in verdicts), f"gave up: {story.result}"
 
 
@@ -182,7 +182,7 @@ def check_i08(trace: Trace) -> None:
     """Success if and only if the critical stores read back equal; and each word of a receipt is true."""
     for story in job_stories(trace).values():
         if story.attempts and story.results:
-            _check_success(story)
+            _check_success(trace, story)
             for step in story.result.receipt:
                 _check_step(story, step.store, step.state)
             assert story.result.source in (None, *CRITICAL), "the cache is never a source"
@@ -192,7 +192,7 @@ def check_i08(trace: Trace) -> None:
             assert not story.result.success
 
 
-def _check_success(story: JobStory) -> None:
+def _check_success(trace: Trace, story: JobStory) -> None:
     last, settled = story.attempts[-1], story.settled
     assert settled is not None
     looks = {name: [look for look in last.looks if look.store == name and look.index < settled] for name in CRITICAL}
@@ -205,6 +205,9 @@ def _check_success(story: JobStory) -> None:
             assert not writes or writes[-1] < look.asked_at, f"{name} was not read back: {story.result}"
         return
     if not story.ended_with_its_attempt or story.result.outcome is RepairOutcome.NEEDS_MANUAL:
+        return
+    if story.job.doc_id in trace.scenario.stubborn:
+        # Answers that come while it takes its time to stop come too late for it.
         return
     writes = [sent for sent in last.sent if sent.store in CRITICAL]
     if not writes or any(sent.call not in last.ended_calls for sent in writes):

@@ -12,7 +12,6 @@ import hypothesis.strategies as st
 from trio_repair import AbsentMeans, AutoRepairConfig, Document, RepairPriority, SyncStrategy
 from trio_repair.testing import Fault, FaultKind, HeldCopy, HeldDocument, StoreContents, make_document
 
-from .play import MARKER
 from .scenario import (
     CRITICAL,
     STORES,
@@ -32,6 +31,7 @@ from .scenario import (
     Submit,
     Write,
 )
+from .trace import MARKER
 
 DECIDING = (
     SyncStrategy.MOST_RECENT,

@@ -6,10 +6,10 @@ from collections import Counter
 
 from trio_repair import RepairOutcome
 
-from .play import Trace
 from .recording import AttemptBegan, AttemptEnded, Began, Call, Ended, Happened, LimitSet, Sampled
 from .scenario import Cancel, Cleanup, Pause, Stream
 from .story import attempts, job_stories
+from .trace import Trace
 
 EPSILON = 1e-6
 
@@ -99,6 +99,11 @@ def check_i15(trace: Trace) -> None:
             assert not attempt.timed_out, f"{story.job.id} ran again after it had timed out"
         if story.result.outcome is RepairOutcome.TIMED_OUT and story.attempts and story.job.deadline is None:
             assert story.attempts[-1].timed_out, f"{story.job.id} is said to have timed out"
+    cleaned = [job_id for ids in trace.cleaned for job_id in ids]
+    assert sorted(set(cleaned)) == sorted(cleaned), f"cleaned up twice: {cleaned}"
+    for job_id in cleaned:
+        story = job_stories(trace)[job_id]
+        assert story.attempts[-1].timed_out or story.result.success, f"cleaned up in time: {story.result}"
     called: set[Call] = set()
     for entry in trace.first():
         if isinstance(entry, Began):
@@ -136,9 +141,9 @@ def check_i16(trace: Trace) -> None:
             assert "internal error: RuntimeError was raised" == result.error
         elif not scenario.raising_late & {story.job.doc_id}:
             assert "internal error" not in str(result.error), f"hit by a sibling's error: {result}"
-        if scenario.raising_late & {story.job.doc_id} and result.outcome is RepairOutcome.TIMED_OUT and story.attempts:
-            if story.ended_with_its_attempt and story.attempts[-1].timed_out:
-                assert "was raised" in str(result.error), f"the error beside the timeout is lost: {result}"
+        hurt = scenario.raising_late & {story.job.doc_id} and story.ended_with_its_attempt
+        if hurt and result.outcome is RepairOutcome.TIMED_OUT and story.attempts[-1].timed_out:
+            assert "was raised" in str(result.error), f"the error beside the timeout is lost: {result}"
     withdrawing = any(
         isinstance(step, (Cancel, Pause, Cleanup, Stream)) or getattr(step, "withdraw_after", None) is not None
         for step in scenario.program

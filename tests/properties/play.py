@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import random
-from collections.abc import Mapping
 from typing import Any
 from unittest.mock import patch
 
@@ -20,12 +19,10 @@ from trio_repair import (
     DuplicateJob,
     EngineClosed,
     EngineEvent,
-    EngineStatistics,
     Fence,
     Observation,
     Policy,
     RepairExecutionEngine,
-    RepairHandle,
     RepairJob,
     RepairPlan,
     RepairResult,
@@ -37,17 +34,14 @@ from trio_repair import (
 from trio_repair._model import MAX_VERSION_NUMBER
 from trio_repair.abc import Stores
 from trio_repair.instrumentation import LoggingInstrument
-from trio_repair.stores.memory import MemoryCopy
-from trio_repair.testing import EMBEDDING, FaultKind, FaultyStore, SimulatedStore, make_document
+from trio_repair.testing import EMBEDDING, FaultyStore, SimulatedStore, make_document
 
 from .recording import (
     AttemptBegan,
     AttemptEnded,
-    Entry,
     GroundStore,
     Happened,
     LimitSet,
-    Log,
     RoundBegan,
     Sampled,
     Tap,
@@ -71,89 +65,13 @@ from .scenario import (
     Submit,
     Write,
 )
-
-MARKER = "classified-"
-"""Every text of every document holds it; nothing that the engine says may."""
+from .trace import MARKER, PATIENT, Caller, Trace
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
-
-PATIENT: dict[str, Any] = {
-    "job_timeout_seconds": 600.0,
-    "drain_timeout": 3600.0,
-    "store_call_timeout": 60.0,
-    "unavailable_timeout": 300.0,
-    "breaker_failures": 100,
-    "max_queued_jobs": 100,
-}
-"""Settings under which nothing ends for lack of time."""
-
-Snapshot = Mapping[str, Mapping[str, MemoryCopy]]
 
 
 class ProgramError(Exception):
     """What the application raises inside the engine's block."""
-
-
-@attrs.define(kw_only=True)
-class Caller:
-    """Somebody who waits in `execute_repair_job`."""
-
-    job_id: str
-    left: bool = False
-    """It was cancelled, and its Cancelled arrived where it belongs."""
-    refused: bool = False
-    result: RepairResult | None = None
-
-
-@attrs.define
-class Trace:
-    scenario: Scenario
-    log: Log = attrs.field(factory=Log)
-    stores: dict[str, GroundStore] = attrs.field(factory=dict)
-    faulty: dict[str, FaultyStore] = attrs.field(factory=dict)
-    before: Snapshot = attrs.field(factory=dict)
-    after: Snapshot = attrs.field(factory=dict)
-    """At the end of the first engine."""
-    handles: dict[str, RepairHandle] = attrs.field(factory=dict)
-    plans: dict[str, RepairPlan] = attrs.field(factory=dict)
-    """By job id."""
-    callers: list[Caller] = attrs.field(factory=list)
-    streamed: list[RepairResult] = attrs.field(factory=list)
-    resolved: list[RepairResult] = attrs.field(factory=list)
-    refused: int = 0
-    """Jobs that were not accepted: the queue was full, the engine closing."""
-    cleaned: list[list[str]] = attrs.field(factory=list)
-    statistics: EngineStatistics = attrs.field(init=False)
-    """After the first engine had closed."""
-    final_rounds: list[list[RepairResult]] = attrs.field(factory=list)
-    ending_at: float = 0.0
-    """When the engine was told to stop."""
-    ended_at: float = 0.0
-    host_cancelled: bool = False
-    tasks_left: int = 0
-    escaped: BaseException | None = None
-    said: list[str] = attrs.field(factory=list)
-    """Log records as they would be printed."""
-
-    @property
-    def entries(self) -> list[Entry]:
-        return self.log.entries
-
-    @property
-    def results(self) -> list[RepairResult]:
-        """Of the first engine, in order."""
-        results = []
-        for entry in self.first():
-            if isinstance(entry, Happened) and entry.event.result is not None:
-                results.append(entry.event.result)
-        return results
-
-    def first(self) -> list[Entry]:
-        """The log of the first engine."""
-        for index, entry in enumerate(self.entries):
-            if isinstance(entry, RoundBegan):
-                return self.entries[:index]
-        return self.entries
 
 
 def traits_of(name: str, scenario: Scenario) -> StoreTraits:
@@ -448,12 +366,3 @@ class _Play:
                 store.delete_nowait(step.doc_id, number=number)
             else:
                 store.put_nowait(make_document(step.doc_id, f"{MARKER}app {number}", number=number))
-
-
-def injected(trace: Trace) -> dict[FaultKind, int]:
-    """How often each fault had its effect."""
-    total: dict[FaultKind, int] = {}
-    for faulty in trace.faulty.values():
-        for kind, count in faulty.injected.items():
-            total[kind] = total.get(kind, 0) + count
-    return total

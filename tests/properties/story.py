@@ -18,8 +18,8 @@ from trio_repair import (
 )
 
 from .oracle import Verdict, judge
-from .play import Trace
 from .recording import AttemptBegan, AttemptEnded, Began, Call, Effect, Ended, Happened
+from .trace import Trace
 
 
 @attrs.frozen

@@ -12,11 +12,13 @@ from trio_repair import RepairOutcome, StepState
 from trio_repair.testing import FaultKind
 
 from .drawing import KINDS
-from .laws import LAWS, calm
+from .laws import LAWS
 from .planted import Bug, planted
-from .play import Trace, injected, play
+from .play import play
 from .recording import Effect
 from .scenario import Scenario
+from .situations import calm
+from .trace import Trace, injected
 
 _HASTY = {"store_call_timeout": 0.2, "job_timeout_seconds": 5.0, "max_reobserve": 0, "max_queued_jobs": 100}
 
