@@ -11,7 +11,8 @@ import benchmarks
 
 def names() -> list[str]:
     """Every benchmark of this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_"))
+    modules = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
+    return sorted(name for name in modules if not name.startswith("_"))
 
 
 def main(arguments: list[str]) -> int:

@@ -1,8 +1,7 @@
 """The public surface as a type checker sees it. Checked by mypy, never run."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-
-from typing_extensions import assert_type
+from typing import assert_type
 
 from trio_repair import (
     ActiveRepair,
