@@ -524,11 +524,11 @@ class RepairExecutionEngine:
 
     def _verdict_without_one(self, entry: Entry, failure: BaseException | None, *, timed_out: bool) -> Verdict:
         progress = entry.progress
-        beside = None if failure is None else f"{type(failure).__name__} was raised"
+        beside = None if failure is None else f"{_names(failure)} was raised"
         if failure is not None:
             # Where, not what: its message may hold document text.
             where = "".join(traceback.format_tb(failure.__traceback__)).rstrip()
-            logger.error("repair of %r raised %s\n%s", entry.doc_id, type(failure).__name__, where)
+            logger.error("repair of %r raised %s\n%s", entry.doc_id, _names(failure), where)
         if progress is not None and progress.verified:
             # The critical stores were read back equal; what was cut off is the cache's part.
             step = progress.stores.get("cache")
@@ -759,6 +759,13 @@ def _mission(job: RepairJob, plan: RepairPlan | None) -> Mission:
     if plan is not None and plan.doc_id != job.doc_id:
         raise InvalidValue("plan", f"is for document {plan.doc_id!r}, the job for {job.doc_id!r}")
     return Mission(strategy=job.strategy, plan=plan)
+
+
+def _names(failure: BaseException) -> str:
+    """The types of what was raised; of a group, those of its members."""
+    if isinstance(failure, BaseExceptionGroup):
+        return ", ".join(dict.fromkeys(_names(error) for error in failure.exceptions))
+    return type(failure).__name__
 
 
 def _both(failure: Exception, beside: BaseException) -> BaseException:

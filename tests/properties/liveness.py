@@ -143,7 +143,7 @@ def check_i16(trace: Trace) -> None:
             assert "internal error" not in str(result.error), f"hit by a sibling's error: {result}"
         hurt = scenario.raising_late & {story.job.doc_id} and story.ended_with_its_attempt
         if hurt and result.outcome is RepairOutcome.TIMED_OUT and story.attempts[-1].timed_out:
-            assert "was raised" in str(result.error), f"the error beside the timeout is lost: {result}"
+            assert "RuntimeError was raised" in str(result.error), f"the error beside the timeout is lost: {result}"
     withdrawing = any(
         isinstance(step, (Cancel, Pause, Cleanup, Stream)) or getattr(step, "withdraw_after", None) is not None
         for step in scenario.program
