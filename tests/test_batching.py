@@ -26,7 +26,8 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
-from trio_repair._batching import Batcher, Gather, Operation, Request
+from trio_repair._batching import Batcher
+from trio_repair._requests import Gather, Operation, Request
 from trio_repair._timetable import Timer, Timetable
 from trio_repair.testing import Fault, FaultKind, make_document
 

@@ -22,6 +22,7 @@ LAYERS: dict[int, set[str]] = {
         "_timetable",
         "_breaker",
         "_batching",
+        "_requests",
         "_progress",
         "_ticket",
         "_queue",

@@ -19,8 +19,8 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
-from trio_repair._batching import Gather, Operation, Request
 from trio_repair._progress import Progress, StoreProgress, untouched_receipt
+from trio_repair._requests import Gather, Operation, Request
 from trio_repair.testing import make_document
 
 DOCUMENT = make_document("d", "new", number=5)

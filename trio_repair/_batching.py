@@ -6,12 +6,11 @@ one repair. While a store is busy, requests gather, and the next call takes them
 
 from __future__ import annotations
 
-import enum
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 import trio
@@ -20,9 +19,10 @@ from ._breaker import BreakerState, CircuitBreaker
 from ._config import AutoRepairConfig
 from ._errors import CircuitOpen, StoreError, StoreMisbehaved, StoreUnavailable
 from ._events import EventKind
-from ._model import Document, DocumentVersion
+from ._model import Document
+from ._requests import EFFECTS, Answer, Gather, Operation, Request, contract_problem
 from ._timetable import Timer, Timetable
-from ._views import Observation, Prepared, Removal, StoredDocument, StoreTraits, Write, WriteAnswer, WriteStatus
+from ._views import Prepared, Removal, StoreTraits, Write, WriteAnswer, WriteStatus
 from .abc import Store
 
 logger = logging.getLogger("trio_repair")
@@ -30,166 +30,7 @@ logger = logging.getLogger("trio_repair")
 MAX_REMEMBERED: Final = 4096
 """Of so many documents, the last ones, a batcher remembers that their call failed as a whole."""
 
-Answer: TypeAlias = Observation | StoredDocument | Prepared | WriteAnswer | StoreError
 Emit: TypeAlias = Callable[..., None]
-
-
-class Operation(enum.Enum):
-    """The calls that a store is asked to make."""
-
-    # Members are looked up for every request; Enum's own hash is a Python function.
-    __hash__ = object.__hash__
-
-    OBSERVE = "observe"
-    READ = "read"
-    PREPARE = "prepare"
-    WRITE = "write"
-    REMOVE = "remove"
-
-
-_EFFECTS = frozenset({Operation.WRITE, Operation.REMOVE})
-_ANSWER_TYPES: dict[Operation, type] = {
-    Operation.OBSERVE: Observation,
-    Operation.READ: StoredDocument,
-    Operation.PREPARE: Prepared,
-    Operation.WRITE: WriteAnswer,
-    Operation.REMOVE: WriteAnswer,
-}
-
-
-class Gather:
-    """Waits until a number of requests are answered. One task waits; whoever answers the last one wakes it."""
-
-    __slots__ = ("_missing", "_task")
-
-    def __init__(self, missing: int) -> None:
-        self._missing = missing
-        self._task: trio.lowlevel.Task | None = None
-
-    def one_answered(self) -> None:
-        """Called once for each request."""
-        self._missing -= 1
-        if self._missing == 0 and self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
-
-    async def wait(self) -> None:
-        """Return once every request is answered. **If cancelled:** the requests are as they were."""
-        if self._missing == 0:
-            await trio.lowlevel.checkpoint()
-            return
-        self._task = trio.lowlevel.current_task()
-
-        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-
-class Request:
-    """One document's part in a bulk call.
-
-    It is queued, then sent, then answered; a call that is given up answers its requests before it has `ended`.
-    """
-
-    __slots__ = (
-        "answer",
-        "arguments",
-        "company",
-        "disproved",
-        "doc_id",
-        "ended",
-        "gather",
-        "on_ended",
-        "operation",
-        "order",
-        "queued",
-        "queued_at",
-        "sent_again",
-        "was_sent",
-        "withdrawn",
-    )
-
-    def __init__(self, operation: Operation, doc_id: str, arguments: Any, gather: Gather) -> None:
-        self.operation = operation
-        self.doc_id = doc_id
-        self.arguments = arguments
-        self.gather = gather
-        self.answer: Answer | None = None
-        self.order = 0
-        self.queued = False
-        """It waits in its queue, for the first time or to be sent again."""
-        self.queued_at = 0.0
-        self.company: int | None = None
-        """So many requests at most may travel in its call, since a larger call failed; None: any number."""
-        self.was_sent = False
-        """True from just before the store is called: from here on it may have an effect."""
-        self.sent_again = False
-        """A call that carried it broke, so that nobody knows its effect, and then another one carried it."""
-        self.ended = False
-        """The call that carried it has returned."""
-        self.withdrawn = False
-        """Nobody waits for it any more."""
-        self.disproved = False
-        """A later look proved that it had no effect."""
-        self.on_ended: Callable[[], None] | None = None
-
-    @property
-    def removes(self) -> bool:
-        """True if it takes the document's rows away."""
-        return self.operation is Operation.REMOVE
-
-    @property
-    def landed(self) -> bool:
-        """The store said that it landed."""
-        return isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.LANDED
-
-    @property
-    def refused(self) -> bool:
-        """The store said that its fence refused it."""
-        return isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.REFUSED
-
-    @property
-    def verdict_unknown(self) -> bool:
-        """It was sent, and nobody knows whether it landed."""
-        if not self.was_sent or self.disproved:
-            return False
-        if isinstance(self.answer, WriteAnswer):
-            # Sent twice and then refused: the first one may be what it was refused for.
-            return self.answer.status is WriteStatus.UNKNOWN or (self.refused and self.sent_again)
-        return self.answer is None
-
-    def may_explain(self, version: DocumentVersion | None) -> bool:
-        """Whether it may be by this write, or removal, that the store holds `version` now.
-
-        A store that raised an error promised that nothing was written; what was found there is the stronger evidence.
-        """
-        if not self.was_sent or self.disproved:
-            return False
-        if not self.verdict_unknown and not isinstance(self.answer, StoreError):
-            return False
-        return version == (None if self.removes else self.arguments.prepared.document.version)
-
-    def withdraw(self) -> None:
-        """Nobody waits for it any more: if it is not under way, it will not be sent, or not again."""
-        if self.answer is None:
-            self.withdrawn = True
-            if self.queued:
-                self.ended = True
-
-    def settle(self, answer: Answer) -> None:
-        """Give the answer, once; a later one is dropped."""
-        if self.answer is None:
-            self.answer = answer
-            self.gather.one_answered()
-
-    def end(self) -> None:
-        """The call has returned."""
-        self.ended = True
-        if self.on_ended is not None:
-            self.on_ended()
-            self.on_ended = None
 
 
 @attrs.frozen(kw_only=True)
@@ -400,7 +241,7 @@ class Batcher:
         self._busy[preparing] += 1
         self._counts["calls"] += 1
         self._counts["documents"] += len(requests)
-        if operation in _EFFECTS:
+        if operation in EFFECTS:
             for request in requests:
                 self._emit(
                     EventKind.WRITE_SENT,
@@ -434,7 +275,7 @@ class Batcher:
 
     def _finish(self, call: _Call, answers: Sequence[Answer] | None, failure: Exception | None) -> None:
         if call.returned:
-            problem = self._contract_problem(call, answers)
+            problem = contract_problem(call.operation, call.requests, answers)
             if problem is None and answers is not None:
                 self._answered(call, answers)
             else:
@@ -459,20 +300,6 @@ class Batcher:
         for request in call.requests:
             if request.answer is not None:
                 request.end()
-
-    def _contract_problem(self, call: _Call, answers: Sequence[Answer] | None) -> str | None:
-        if not isinstance(answers, Sequence):
-            return f"{call.operation.value} answered with {type(answers).__name__}, not a sequence"
-        if len(answers) != len(call.requests):
-            return f"{call.operation.value} answered {len(answers)} of {len(call.requests)} documents"
-        wanted = _ANSWER_TYPES[call.operation]
-        for request, answer in zip(call.requests, answers, strict=True):
-            if not isinstance(answer, wanted) and not isinstance(answer, StoreError):
-                return f"{call.operation.value} answered with {type(answer).__name__}"
-            document = answer.document if isinstance(answer, (StoredDocument, Prepared)) else None
-            if document is not None and document.doc_id != request.doc_id:
-                return f"{call.operation.value} answered for document {document.doc_id!r}, asked for another"
-        return None
 
     def _answered(self, call: _Call, answers: Sequence[Answer]) -> None:
         if call.operation is not Operation.PREPARE and self.breaker.succeeded():
@@ -510,14 +337,14 @@ class Batcher:
     def _fail(self, call: _Call, error: StoreError, *, given_up: bool) -> None:
         """End a call whose effect is not known."""
         for request in call.requests:
-            effect = call.operation in _EFFECTS
+            effect = call.operation in EFFECTS
             self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
         if given_up:
             # It took the whole `store_call_timeout`: one document that hangs is not looked for by halving.
             self._remember(call, 1)
 
     def _tell(self, request: Request, answer: Answer) -> None:
-        if request.operation in _EFFECTS and request.was_sent and request.answer is None:
+        if request.operation in EFFECTS and request.was_sent and request.answer is None:
             verdict = answer.status.value if isinstance(answer, WriteAnswer) else "failed"
             self._emit(
                 EventKind.WRITE_SETTLED,
@@ -603,7 +430,7 @@ class Batcher:
                 self._queued -= 1
                 if not request.withdrawn:
                     problem = f"unreachable for {now - request.queued_at:.3g} s"
-                    effect = request.was_sent and request.operation in _EFFECTS
+                    effect = request.was_sent and request.operation in EFFECTS
                     error = CircuitOpen(self.name, problem, request.doc_id)
                     self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
                     request.end()

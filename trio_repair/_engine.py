@@ -21,7 +21,7 @@ import trio
 
 from ._active import ActiveTable
 from ._backoff import backoff_delay
-from ._batching import Batcher, Operation, StoreStatistics
+from ._batching import Batcher, StoreStatistics
 from ._config import AutoRepairConfig
 from ._errors import DuplicateJob, EngineClosed, InvalidValue
 from ._events import EngineEvent, EventKind
@@ -41,6 +41,7 @@ from ._model import (
 from ._planning import Policy, RepairPlan
 from ._progress import untouched_receipt
 from ._queue import WorkQueue
+from ._requests import Operation
 from ._streaming import JobSource, PlannedJob, ResultStream
 from ._ticket import Choice, Entry, Mission, Ticket
 from ._timetable import Timetable

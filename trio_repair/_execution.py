@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
-from ._batching import Batcher, Gather, Request
+from ._batching import Batcher
 from ._config import AutoRepairConfig
 from ._divergence import CRITICAL_STORES, is_equal
 from ._errors import CircuitOpen, InvalidValue, StoreError, StoreRejected, StoreUnavailable
@@ -28,6 +28,7 @@ from ._planning import (
     plan_resolution,
 )
 from ._progress import Progress
+from ._requests import Gather, Request
 from ._ticket import Entry, Mission
 from ._views import Observation, Prepared, StoredDocument, WriteAnswer, WriteStatus
 

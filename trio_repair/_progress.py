@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ._batching import Request
 from ._errors import StoreError
 from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
+from ._requests import Request
 from ._views import Observation, WriteAnswer
 
 

@@ -1,0 +1,189 @@
+"""One document's part in a bulk call, and how the task that asked for it waits."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+import trio
+
+from ._errors import StoreError
+from ._model import DocumentVersion
+from ._views import Observation, Prepared, StoredDocument, WriteAnswer, WriteStatus
+
+Answer: TypeAlias = Observation | StoredDocument | Prepared | WriteAnswer | StoreError
+
+
+class Operation(enum.Enum):
+    """The calls that a store is asked to make."""
+
+    # Members are looked up for every request; Enum's own hash is a Python function.
+    __hash__ = object.__hash__
+
+    OBSERVE = "observe"
+    READ = "read"
+    PREPARE = "prepare"
+    WRITE = "write"
+    REMOVE = "remove"
+
+
+EFFECTS: Final = frozenset({Operation.WRITE, Operation.REMOVE})
+_ANSWER_TYPES: Final[dict[Operation, type]] = {
+    Operation.OBSERVE: Observation,
+    Operation.READ: StoredDocument,
+    Operation.PREPARE: Prepared,
+    Operation.WRITE: WriteAnswer,
+    Operation.REMOVE: WriteAnswer,
+}
+
+
+class Gather:
+    """Waits until a number of requests are answered. One task waits; whoever answers the last one wakes it."""
+
+    __slots__ = ("_missing", "_task")
+
+    def __init__(self, missing: int) -> None:
+        self._missing = missing
+        self._task: trio.lowlevel.Task | None = None
+
+    def one_answered(self) -> None:
+        """Called once for each request."""
+        self._missing -= 1
+        if self._missing == 0 and self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    async def wait(self) -> None:
+        """Return once every request is answered. **If cancelled:** the requests are as they were."""
+        if self._missing == 0:
+            await trio.lowlevel.checkpoint()
+            return
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class Request:
+    """One document's part in a bulk call.
+
+    It is queued, then sent, then answered; a call that is given up answers its requests before it has `ended`.
+    """
+
+    __slots__ = (
+        "answer",
+        "arguments",
+        "company",
+        "disproved",
+        "doc_id",
+        "ended",
+        "gather",
+        "on_ended",
+        "operation",
+        "order",
+        "queued",
+        "queued_at",
+        "sent_again",
+        "was_sent",
+        "withdrawn",
+    )
+
+    def __init__(self, operation: Operation, doc_id: str, arguments: Any, gather: Gather) -> None:
+        self.operation = operation
+        self.doc_id = doc_id
+        self.arguments = arguments
+        self.gather = gather
+        self.answer: Answer | None = None
+        self.order = 0
+        self.queued = False
+        """It waits in its queue, for the first time or to be sent again."""
+        self.queued_at = 0.0
+        self.company: int | None = None
+        """So many requests at most may travel in its call, since a larger call failed; None: any number."""
+        self.was_sent = False
+        """True from just before the store is called: from here on it may have an effect."""
+        self.sent_again = False
+        """A call that carried it broke, so that nobody knows its effect, and then another one carried it."""
+        self.ended = False
+        """The call that carried it has returned."""
+        self.withdrawn = False
+        """Nobody waits for it any more."""
+        self.disproved = False
+        """A later look proved that it had no effect."""
+        self.on_ended: Callable[[], None] | None = None
+
+    @property
+    def removes(self) -> bool:
+        """True if it takes the document's rows away."""
+        return self.operation is Operation.REMOVE
+
+    @property
+    def landed(self) -> bool:
+        """The store said that it landed."""
+        return isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.LANDED
+
+    @property
+    def refused(self) -> bool:
+        """The store said that its fence refused it."""
+        return isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.REFUSED
+
+    @property
+    def verdict_unknown(self) -> bool:
+        """It was sent, and nobody knows whether it landed."""
+        if not self.was_sent or self.disproved:
+            return False
+        if isinstance(self.answer, WriteAnswer):
+            # Sent twice and then refused: the first one may be what it was refused for.
+            return self.answer.status is WriteStatus.UNKNOWN or (self.refused and self.sent_again)
+        return self.answer is None
+
+    def may_explain(self, version: DocumentVersion | None) -> bool:
+        """Whether it may be by this write, or removal, that the store holds `version` now.
+
+        A store that raised an error promised that nothing was written; what was found there is the stronger evidence.
+        """
+        if not self.was_sent or self.disproved:
+            return False
+        if not self.verdict_unknown and not isinstance(self.answer, StoreError):
+            return False
+        return version == (None if self.removes else self.arguments.prepared.document.version)
+
+    def withdraw(self) -> None:
+        """Nobody waits for it any more: if it is not under way, it will not be sent, or not again."""
+        if self.answer is None:
+            self.withdrawn = True
+            if self.queued:
+                self.ended = True
+
+    def settle(self, answer: Answer) -> None:
+        """Give the answer, once; a later one is dropped."""
+        if self.answer is None:
+            self.answer = answer
+            self.gather.one_answered()
+
+    def end(self) -> None:
+        """The call has returned."""
+        self.ended = True
+        if self.on_ended is not None:
+            self.on_ended()
+            self.on_ended = None
+
+
+def contract_problem(operation: Operation, requests: Sequence[Request], answers: object) -> str | None:
+    """What is wrong with the shape of a store's answers; None if it is as the contract says."""
+    if not isinstance(answers, Sequence):
+        return f"{operation.value} answered with {type(answers).__name__}, not a sequence"
+    if len(answers) != len(requests):
+        return f"{operation.value} answered {len(answers)} of {len(requests)} documents"
+    wanted = _ANSWER_TYPES[operation]
+    for request, answer in zip(requests, answers, strict=True):
+        if not isinstance(answer, wanted) and not isinstance(answer, StoreError):
+            return f"{operation.value} answered with {type(answer).__name__}"
+        document = answer.document if isinstance(answer, (StoredDocument, Prepared)) else None
+        if document is not None and document.doc_id != request.doc_id:
+            return f"{operation.value} answered for document {document.doc_id!r}, asked for another"
+    return None
