@@ -1036,3 +1036,33 @@ async def test_a_text_store_that_gives_no_text_is_no_source(autojump_clock):
     result = await _repair(world)
     assert Outcome.NEEDS_MANUAL is result.outcome
     assert "no store can give the text" in result.error
+
+
+@pytest.mark.parametrize("taken_in", [True, False], ids=["engine", "control"])
+async def test_i8_a_read_back_that_comes_in_as_the_job_is_cancelled_counts(autojump_clock, monkeypatch, taken_in: bool):
+    """The last answer and the cancellation come in one step: the stores are equal, and the result says so."""
+    cancel: list[object] = []
+
+    class Late(MemoryStore):
+        looks = 0
+
+        async def observe(self, doc_ids):
+            answers = await super().observe(doc_ids)
+            self.looks += 1
+            if self.looks == 2:
+                await trio.sleep(1)
+                cancel.append(engine.cancel("it"))
+            return answers
+
+    if not taken_in:
+        monkeypatch.setattr("trio_repair._execution.Repairer.take_in_read_back", lambda *_: None)
+    text = MemoryStore("text")
+    text.put_nowait(make_document("d", "hello"))
+    async with open_repair_engine(Stores(text=text, vector=Late("vector")), config()) as engine:
+        result = await engine.execute_repair_job(job(id="it"))
+    assert [True] == cancel
+    assert taken_in == (result.outcome is RepairOutcome.REPAIRED)
+    assert (("vector",), StepState.VERIFIED if taken_in else StepState.APPLIED) == (
+        result.updated_systems,
+        result.step("vector").state,
+    )

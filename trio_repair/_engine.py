@@ -148,7 +148,7 @@ class RepairExecutionEngine:
             name: Batcher(name, store, config, self._timetable, self._emit, fail_fast=name == "cache")
             for name, store in stores.by_name.items()
         }
-        repairer = Repairer(
+        self._repairer = repairer = Repairer(
             self._batchers, Policy.of(stores, config), config, self._emit, lambda: wall_clock().timestamp()
         )
         self._untouched = untouched_receipt(repairer.fences)
@@ -530,6 +530,8 @@ class RepairExecutionEngine:
             # Where, not what: its message may hold document text.
             where = "".join(traceback.format_tb(failure.__traceback__)).rstrip()
             logger.error("repair of %r raised %s\n%s", entry.doc_id, _names(failure), where)
+        if progress is not None:
+            self._repairer.take_in_read_back(progress)
         if progress is not None and progress.verified:
             # The critical stores were read back equal; what was cut off is the cache's part.
             step = progress.stores.get("cache")

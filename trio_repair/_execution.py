@@ -170,6 +170,22 @@ class Repairer:
         """The verdict on a repair whose critical stores were read back equal."""
         return Verdict(RepairOutcome.REPAIRED if progress.updated_systems() else RepairOutcome.ALREADY_CONSISTENT)
 
+    def take_in_read_back(self, progress: Progress) -> None:
+        """The attempt was cut off while it waited for the read-back: what came in by then counts all the same."""
+        if progress.phase is not RepairPhase.VERIFY:
+            return
+        views: dict[str, Observation] = {}
+        for name, request in progress.waits_for.items():
+            answer = request.answer
+            if isinstance(answer, Observation) and is_equal(answer, progress.version, self._policy.traits[name]):
+                views[name] = answer
+        if views.keys() != set(CRITICAL_STORES):
+            return
+        for name, view in views.items():
+            progress.stores[name].saw(view)
+            progress.stores[name].confirm(progress.version)
+        progress.verified = True
+
     def _settle_first(self, doc_id: str, plan: RepairPlan, progress: Progress) -> Verdict:
         """Wait before overwriting what may be newer; give up on a document that never stands still."""
         if progress.parks > self._config.max_reobserve:
