@@ -253,7 +253,7 @@ class RepairExecutionEngine:
         except BaseException as beside:
             if failure is None:
                 raise
-            raise _both(failure, beside) from None
+            raise _both(failure, beside) from None  # noqa: ASYNC104 - Cancelled is in there
         if failure is not None:
             raise failure
 
@@ -838,6 +838,6 @@ async def open_repair_engine(
     except BaseException as beside:
         if failure is None:
             raise
-        raise _both(failure, beside) from None
+        raise _both(failure, beside) from None  # noqa: ASYNC104 - Cancelled is in there
     if failure is not None:
         raise failure

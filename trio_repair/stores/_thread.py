@@ -95,7 +95,7 @@ class Call(Generic[R]):
         self.resource = resource
         try:
             self._value = self._fn(self, *self._args)
-        except BaseException as error:  # kept for the caller, whatever it is
+        except BaseException as error:  # noqa: ASYNC103 - in a thread; kept for the caller, whatever it is
             self._error = error
         finally:
             self.resource = cast("R", None)
@@ -199,8 +199,8 @@ class StoreThread(Generic[R]):
         self._submit(call)
         try:
             await call.done.wait()
-        except trio.Cancelled:
-            await self._give_up(call)
+        except trio.Cancelled:  # noqa: ASYNC103 - a call that has landed is told to its caller
+            await self._give_up(call)  # noqa: ASYNC102 - shielded in there, with a deadline
             if not call.succeeded:
                 raise
         return cast("T", call.result())
@@ -279,7 +279,7 @@ class StoreThread(Generic[R]):
                 if worker.resource is None:
                     worker.resource = self._open_resource()
                 call.perform(worker.resource)
-            except BaseException as error:  # opening failed: this call's verdict, and the next call tries again
+            except BaseException as error:  # noqa: ASYNC103 - in a thread; opening failed: the verdict of this call
                 call.set_error(error)
             with self._lock:
                 worker.current = None  # from here on no interrupt is meant for this thread
