@@ -77,6 +77,7 @@ def unanswered(draw: st.DrawFn) -> Scenario:
     return attrs.evolve(
         drawn,
         program=(*hasty, *hasty),
+        ending=choose(draw, ("drain", "drain", "cancel", "raise"))[0],
         config=attrs.evolve(drawn.config, store_call_timeout=0.5, unavailable_timeout=2.0),
     )
 
