@@ -180,12 +180,20 @@ def test_a_write_that_was_sent_twice_may_be_refused_because_of_itself(again: boo
 
 
 def test_a_write_that_a_look_disproved_has_not_landed():
-    """The store still held the state before it, after its call had ended."""
+    """The store still held the state before it, after its call had ended; nor is it taken for somebody else's write."""
     store = StoreProgress()
     _send(store, _write(), UNKNOWN).disproved = True
     assert StepState.FAILED is store.state
-    store.confirm(DOCUMENT.version)
+    store.confirm(OTHER.version)
     assert not store.landed
+
+
+def test_a_write_that_lands_after_a_look_had_disproved_it_is_owned_up_to():
+    """It was on its way still: what was sent is there, so it is no store that needed nothing."""
+    store = StoreProgress()
+    _send(store, _write(), UNKNOWN).disproved = True
+    store.confirm(DOCUMENT.version)
+    assert (True, StepState.VERIFIED) == (store.landed, store.state)
 
 
 def test_a_verdict_is_learned_once():

@@ -113,7 +113,7 @@ class Request:
         self.withdrawn = False
         """Nobody waits for it any more."""
         self.disproved = False
-        """A later look proved that it had no effect."""
+        """A later look, after its call had ended, found no effect. What is still on its way may land after that."""
         self.on_ended: Callable[[], None] | None = None
 
     @property
@@ -144,11 +144,12 @@ class Request:
     def may_explain(self, version: DocumentVersion | None) -> bool:
         """Whether it may be by this write, or removal, that the store holds `version` now.
 
-        A store that raised an error promised that nothing was written; what was found there is the stronger evidence.
+        A store that raised an error promised that nothing was written, and one that was looked at held nothing new;
+        what was found there is the stronger evidence.
         """
-        if not self.was_sent or self.disproved:
+        if not self.was_sent:
             return False
-        if not self.verdict_unknown and not isinstance(self.answer, StoreError):
+        if not self.verdict_unknown and not self.disproved and not isinstance(self.answer, StoreError):
             return False
         return version == (None if self.removes else self.arguments.prepared.document.version)
 
