@@ -394,3 +394,32 @@ async def demo(*, dir: Path | None = None, documents: int | None = None, seed: i
     if documents is not None and documents < 1:
         raise UsageError(f"--documents: must be at least 1, not {documents}")
     return ExitStatus(await run_demo(dir, documents, seed, Output(json=False).out))
+
+
+@app.command(help_epilogue=_examples("simulate --seed 1 --hours 1000", "simulate --runs 500 --hours 2"))
+def simulate(
+    *,
+    seed: int = 1,
+    hours: float = 2.0,
+    faults: Literal["none", "mild", "harsh"] = "harsh",
+    runs: int = 1,
+    json: Json = False,
+) -> ExitStatus:
+    """Hold the engine to its promises over stores that fail in every way, in virtual time. Touches none of yours.
+
+    A seed gives one trace, here and elsewhere. With --json: one line {"type": "simulation"}.
+
+    Parameters
+    ----------
+    seed
+        Decides everything that happens.
+    hours
+        Simulated hours of each run.
+    faults
+        What goes wrong.
+    runs
+        How many runs, with the seeds that follow. The first violation ends them.
+    """
+    from ._simulate import run_simulate  # noqa: PLC0415 - it loads what only the simulation needs
+
+    return run_simulate(Output(json=json), seed=seed, hours=hours, profile=faults, runs=runs)

@@ -1,5 +1,6 @@
 """Instruments: ready-made watchers of an engine."""
 
+from ._json_lines import JsonLinesInstrument, read_events
 from ._logging import LoggingInstrument
 
-__all__ = ["LoggingInstrument"]
+__all__ = ["JsonLinesInstrument", "LoggingInstrument", "read_events"]

@@ -137,8 +137,8 @@ class _Run:
         troubles: list[tuple[float, float, str, Mishap | None, float]] = []
         for name in STORES:
             if rng.random() < profile.trouble:
-                rate = rng.uniform(0, profile.fault_rate)
-                troubles.append((rng.uniform(0, length / 2), rng.uniform(length / 2, length), name, None, rate))
+                rate = profile.fault_rate * rng.uniform(0.1, 1)
+                troubles.append((rng.uniform(0, length / 4), rng.uniform(length / 2, length), name, None, rate))
             if rng.random() < profile.down:
                 start = rng.uniform(0, length)
                 troubles.append((start, start + rng.uniform(0.5, 25), name, rng.choice(_DOWN), 0.0))

@@ -6,8 +6,8 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol
 
 import attrs
@@ -269,11 +269,13 @@ class SimStore(MemoryStore):
         """As `MemoryStore`, unless the store is down."""
         return await self.serve("observe", doc_ids, doc_ids, ())
 
-    def open_scan(self, after: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[ScanPage]]:
+    @asynccontextmanager
+    async def open_scan(self, after: str | None = None) -> AsyncGenerator[AsyncIterator[ScanPage], None]:
         """As `MemoryStore`, unless the store is down."""
         if self.mood is not None or self.fault_rate:
             raise StoreUnavailable(self.name, "connection refused")
-        return super().open_scan(after)
+        async with super().open_scan(after) as pages:
+            yield pages
 
     # The truth, as it changes
 
