@@ -50,7 +50,7 @@ def read_events(lines: Iterable[str]) -> Iterator[EngineEvent]:
         if line.strip():
             try:
                 yield _event_from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InvalidValue("lines", f"line {number} is no event ({type(error).__name__})") from None
 
 

@@ -68,6 +68,8 @@ class _Repair:
 
     strategy: SyncStrategy | None
     """None: a person's choice, which may override anything."""
+    seen_whole: bool
+    """Its jobs were accepted within the trace, so nothing that it did is missing."""
     looks: dict[str, dict[str, DocumentVersion | None]] = attrs.field(factory=dict)
     """By store: what each token that the last attempt saw stands for."""
     last: dict[str, _Look] = attrs.field(factory=dict)
@@ -178,7 +180,7 @@ class TraceChecker:
             raise TraceViolation("I13", event, f"{len(self._running)} repairs run, {event.limit} may")
         repair = self._repairs.get(job.id)
         if repair is None:
-            repair = self._repairs[job.id] = _Repair(_followed(event, job))
+            repair = self._repairs[job.id] = _Repair(_followed(event, job), seen_whole=job.id in self._jobs)
         repair.looks, repair.last, repair.sent = {}, {}, {}
         timeout = math.inf if event.timeout is None else event.timeout
         attempt = _Attempt(number=event.attempt, started_at=event.at, timeout=timeout)
@@ -218,7 +220,7 @@ class TraceChecker:
         document = self._documents.get(str(event.doc_id))
         if document is None:
             # Its attempt has just ended, and that was all that was to be known of it.
-            document = self._documents[str(event.doc_id)] = _Document(_Repair(None))
+            document = self._documents[str(event.doc_id)] = _Document(_Repair(None, seen_whole=False))
         document.locks.append(str(event.store))
 
     def _unlocked(self, event: EngineEvent) -> None:
@@ -273,7 +275,7 @@ class TraceChecker:
         if result.job_id != job.id or result.doc_id != job.doc_id:
             raise TraceViolation("I9", event, f"job {job.id!r} was given the result of job {result.job_id!r}")
         repair = self._repairs.pop(job.id, None)
-        if repair is not None or self._complete:
+        if self._complete or (repair is not None and repair.seen_whole):
             _check_receipt(event, result, repair)
 
 

@@ -292,7 +292,10 @@ class Witness:
         job = event.job
         self.jobs += 1
         self._accepted += 1
-        deadline = None if job.deadline is None else self.now() + job.deadline.timestamp() - self._wall()
+        deadline = None
+        if job.deadline is not None:
+            # It may have passed while the job waited to be accepted.
+            deadline = self.now() + max(0.0, job.deadline.timestamp() - self._wall())
         self._live[job.id] = Job(job, deadline)
 
     def _attempt_started(self, event: EngineEvent) -> None:
