@@ -37,7 +37,7 @@ KINDS = sorted(OPENERS)
 @pytest.fixture
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up a lock sooner than in life."""
-    monkeypatch.setattr("trio_repair.stores._sqlite._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("trio_repair.stores._sqlite.LOCK_SECONDS", 0.1)
 
 
 @pytest.fixture(params=KINDS)

@@ -79,8 +79,8 @@ operations = st.lists(
 
 @pytest.mark.parametrize("name", KINDS)
 @settings(max_examples=20)
-@given(steps=operations)
-def test_i18_a_store_is_a_dict(name: str, steps: list[tuple[str, Any]]) -> None:
+@given(steps=operations, _schedule=st.random_module())
+def test_i18_a_store_is_a_dict(name: str, steps: list[tuple[str, Any]], _schedule: object) -> None:
     """I18: after any sequence of writes, deletes, removals and refused writes, the store holds what a dict would."""
     with tempfile.TemporaryDirectory() as directory:
         trio.run(follow_a_dict, name, Path(directory) / "s.db", steps)

@@ -32,7 +32,8 @@ from trio_repair import (
 )
 
 from ._encoding import load_json, load_metadata, moment_text, parse_moment
-from ._sqlite import Session, describe
+from ._sqlite import Session
+from ._sqlite_errors import describe
 
 ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
 """The token of everything that is not held. One is enough: to be absent again is to be in the observed state, and a
@@ -68,11 +69,10 @@ DATE_DELETE: Final = f"written_at = CASE WHEN NEW.deleted > OLD.deleted THEN {SQ
 
 @attrs.frozen
 class Put:
-    """A write that passed the fence, what it replaces, and the revision that it gets."""
+    """A write that passed the fence, and the revision that it gets."""
 
     document: Document
     payload: Any
-    before: Observation
     revision: int
 
 
@@ -147,7 +147,7 @@ class Layout(abc.ABC):
     def observations(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
         """What is held of each document, in order."""
         rows = self.rows(session, doc_ids)
-        return [self._observation(rows[doc_id]) if doc_id in rows else _ABSENT for doc_id in doc_ids]
+        return [self.observation(rows.get(doc_id)) for doc_id in doc_ids]
 
     def documents(self, session: Session, doc_ids: Sequence[str]) -> list[StoredDocument | StoreError]:
         """Each document with its content, proven by its digest, in order."""
@@ -179,19 +179,22 @@ class Layout(abc.ABC):
             return self.page(session, reader, after, max(1, size // 10))
         except UnicodeEncodeError:
             raise StoreUnavailable(self.store, "holds a doc_id that is not UTF-8; remove that row") from None
-        return [(row[0], self._observation(row)) for row in rows]
+        return [(row[0], self.observation(row)) for row in rows]
 
-    def _observation(self, row: Row) -> Observation:
+    def observation(self, row: Row | None) -> Observation:
+        """What a row says; None: there is none."""
+        if row is None:
+            return _ABSENT
         _, number, digest, deleted, updated_at, _, parts, whole, embedding, _, _ = row
         moment = parse_moment(updated_at)
         if deleted:
             version = DocumentVersion(number=number, deleted=True, updated_at=moment)
-            return Observation(presence=Presence.TOMBSTONE, token=_token(row), version=version)
+            return Observation(presence=Presence.TOMBSTONE, token=row_token(row), version=version)
         if digest is None:
             digest = self._digest(row)
         return Observation(
             presence=Presence.LIVE,
-            token=_token(row),
+            token=row_token(row),
             version=DocumentVersion(number=number, digest=digest, updated_at=moment),
             intact=parts == whole and digest != "",
             embedding=None if embedding is None else _identity(embedding),
@@ -215,7 +218,7 @@ class Layout(abc.ABC):
         moment = parse_moment(updated_at)
         if deleted:
             grave = Document.tombstone(doc_id, number=number, updated_at=moment)
-            return StoredDocument(document=grave, token=_token(row))
+            return StoredDocument(document=grave, token=row_token(row))
         proven = self._digest(row)
         if not proven or (digest is not None and proven != digest):
             problem = "its content does not have the digest that is stored with it; repair it from another store"
@@ -224,7 +227,7 @@ class Layout(abc.ABC):
         held = load_metadata(metadata)
         assert held is not None  # or it would have no digest
         document = Document(doc_id=doc_id, text=self.text(text), metadata=held, version=version)
-        return StoredDocument(document=document, token=_token(row))
+        return StoredDocument(document=document, token=row_token(row))
 
 
 @functools.lru_cache(maxsize=64)
@@ -232,9 +235,9 @@ def _identity(fields: str) -> EmbeddingIdentity:
     return EmbeddingIdentity(**json.loads(fields))
 
 
-def _token(row: Row) -> str:
+def row_token(row: Row | None) -> str:
     """The revision, and the parts that are there: not all that can be lost is seen by the triggers behind rev."""
-    return f"{row[5]}.{row[6]}"
+    return ABSENT_TOKEN if row is None else f"{row[5]}.{row[6]}"
 
 
 def revision_triggers(on_update: str) -> str:

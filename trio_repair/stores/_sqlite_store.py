@@ -27,7 +27,8 @@ from trio_repair.abc import ScanPage
 
 from ._encoding import check_limit, load_json, metadata_json, moment_text
 from ._layout import Layout
-from ._sqlite import Session, SqliteFile, describe, open_file, translate
+from ._sqlite import Session, SqliteFile, open_file
+from ._sqlite_errors import describe, translate
 from ._thread import Call, CallAbandoned, StoreThread
 from ._writing import Change, make_changes
 

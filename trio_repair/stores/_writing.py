@@ -7,10 +7,11 @@ import json
 import apsw
 import attrs
 
-from trio_repair import Observation, Prepared, StoreError, StoreRejected, WriteAnswer, WriteStatus
+from trio_repair import Prepared, StoreError, StoreRejected, WriteAnswer, WriteStatus
 
-from ._layout import Layout, Put
-from ._sqlite import Session, is_document_error, unavailable
+from ._layout import Layout, Put, row_token
+from ._sqlite import Session
+from ._sqlite_errors import is_document_error, unavailable
 
 
 @attrs.frozen
@@ -25,10 +26,9 @@ class Change:
 
 @attrs.frozen
 class _Passed:
-    """A change that passed the fence, what was held before, and the revision that it gets."""
+    """A change that passed the fence, and the revision that it gets."""
 
     change: Change
-    before: Observation
     revision: int
 
 
@@ -64,26 +64,29 @@ def make_changes(session: Session, layout: Layout, changes: list[Change]) -> lis
 def _apply(session: Session, layout: Layout, changes: list[Change]) -> tuple[list[WriteAnswer], frozenset[int]]:
     """All of a write but its commit: the fence, the rows, and what is then held. Also, which would land."""
     main = session.main
-    before = layout.observations(session, [change.doc_id for change in changes])
+    rows = layout.rows(session, [change.doc_id for change in changes])
     base = int(main.execute("SELECT value FROM revision").get)
-    answers = [WriteAnswer(status=WriteStatus.REFUSED, observation=held) for held in before]
     passed = {
-        index: _Passed(change, held, base + 1 + index)
-        for index, (change, held) in enumerate(zip(changes, before, strict=True))
-        if change.token == held.token
+        index: _Passed(change, base + 1 + index)
+        for index, change in enumerate(changes)
+        if change.token == row_token(rows.get(change.doc_id))
     }
     failed = _write_all(session, layout, list(passed.values()))
-    landing = [index for index, one in passed.items() if one.change.doc_id not in failed]
-    for index, one in passed.items():
-        if one.change.doc_id in failed:
-            answers[index] = WriteAnswer(status=WriteStatus.REJECTED, error=failed[one.change.doc_id])
+    answers: dict[int, WriteAnswer] = {}
+    for index, change in enumerate(changes):
+        if change.doc_id in failed:
+            answers[index] = WriteAnswer(status=WriteStatus.REJECTED, error=failed[change.doc_id])
+        elif index not in passed:
+            held = layout.observation(rows.get(change.doc_id))
+            answers[index] = WriteAnswer(status=WriteStatus.REFUSED, observation=held)
+    landing = [index for index in passed if index not in answers]
     if landing:
         # max: a trigger of the application's may have written rows, and raised it, in this transaction.
         main.execute("UPDATE revision SET value = max(value, ?)", (base + len(changes),))
         now = layout.observations(session, [changes[index].doc_id for index in landing])
         for index, held in zip(landing, now, strict=True):
             answers[index] = WriteAnswer(status=WriteStatus.LANDED, observation=held)
-    return answers, frozenset(landing)
+    return [answers[index] for index in range(len(changes))], frozenset(landing)
 
 
 def _write_all(session: Session, layout: Layout, passed: list[_Passed]) -> dict[str, StoreError]:
@@ -126,7 +129,7 @@ def _write_rows(session: Session, layout: Layout, passed: list[_Passed]) -> None
         if prepared is None or (prepared.document.version.deleted and not layout.keeps_tombstones):
             erased.append(one.change.doc_id)
         else:
-            puts.append(Put(prepared.document, prepared.payload, one.before, one.revision))
+            puts.append(Put(prepared.document, prepared.payload, one.revision))
     if erased:
         layout.erase(session, json.dumps(erased, ensure_ascii=False))
     if puts:
