@@ -19,7 +19,7 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
-from trio_repair._progress import Progress, StoreProgress, untouched_receipt
+from trio_repair._progress import UNTOLD, Progress, StoreProgress, untouched_receipt
 from trio_repair._requests import Gather, Operation, Request
 from trio_repair.testing import make_document
 
@@ -194,6 +194,15 @@ def test_a_write_that_lands_after_a_look_had_disproved_it_is_owned_up_to():
     _send(store, _write(), UNKNOWN).disproved = True
     store.confirm(DOCUMENT.version)
     assert (True, StepState.VERIFIED) == (store.landed, store.state)
+
+
+def test_a_write_without_a_verdict_that_others_wrote_over_is_told_of():
+    """What the store holds is not by us, so nothing is claimed; but that a write was sent is said. Control: refused."""
+    for answer, expected in ((UNKNOWN, UNTOLD), (REFUSED, None)):
+        store = StoreProgress()
+        _send(store, _write(), answer)
+        store.confirm(OTHER.version)
+        assert (False, StepState.CONSISTENT, expected) == (store.landed, store.state, store.detail)
 
 
 def test_a_verdict_is_learned_once():

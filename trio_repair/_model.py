@@ -75,7 +75,8 @@ class StepState(enum.Enum):
     """What is known about one store at the end of a repair."""
 
     CONSISTENT = "consistent"
-    """Nothing to do, or no longer: seen equal to the decision, and no write of this job is known to have landed."""
+    """Nothing to do, or no longer: seen equal to the decision, and no write of this job is known to have landed. If one
+    was sent, and somebody else has written since, nobody can tell what became of it; then `detail` says so."""
     VERIFIED = "verified"
     """Written, and read back equal to the decision."""
     APPLIED = "applied"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from ._errors import StoreError
 from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
 from ._requests import Request
 from ._views import Observation, WriteAnswer
+
+
+UNTOLD: Final = "an earlier write of this job got no verdict; what the store holds now is not by it"
 
 
 class StoreProgress:
@@ -84,7 +88,8 @@ class StoreProgress:
         if any(request.may_explain(version) for request in self.requests):
             # What we sent is there, and was not before: it landed.
             self.landed = True
-        self.detail = None
+        untold = not self.landed and any(request.effect_untold for request in self.requests)
+        self.detail = UNTOLD if untold else None
 
     @property
     def state(self) -> StepState:

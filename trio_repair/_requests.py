@@ -141,15 +141,18 @@ class Request:
             return self.answer.status is WriteStatus.UNKNOWN or (self.refused and self.sent_again)
         return self.answer is None
 
+    @property
+    def effect_untold(self) -> bool:
+        """It was sent, and the store did not say, or not reliably, that it had no effect."""
+        return self.was_sent and (self.verdict_unknown or self.disproved or isinstance(self.answer, StoreError))
+
     def may_explain(self, version: DocumentVersion | None) -> bool:
         """Whether it may be by this write, or removal, that the store holds `version` now.
 
         A store that raised an error promised that nothing was written, and one that was looked at held nothing new;
         what was found there is the stronger evidence.
         """
-        if not self.was_sent:
-            return False
-        if not self.verdict_unknown and not self.disproved and not isinstance(self.answer, StoreError):
+        if not self.effect_untold:
             return False
         return version == (None if self.removes else self.arguments.prepared.document.version)
 

@@ -22,6 +22,7 @@ from trio_repair import (
     EventKind,
     Observation,
     Presence,
+    ReceiptStep,
     Removal,
     RepairExecutionEngine,
     RepairJob,
@@ -516,7 +517,7 @@ class Witness:
         if result.source not in (None, *CRITICAL):
             self.fail("I8", result.doc_id, f"the {result.source} is given as the source")
         for step in result.receipt:
-            self._judge_step(result, step.store, step.state, story)
+            self._judge_step(result, step, story)
 
     def _judge_success(self, result: RepairResult, attempt: Attempt) -> None:
         for store in CRITICAL:
@@ -554,12 +555,13 @@ class Witness:
                         return
         self.fail("I6", result.doc_id, "left to a person, and the table decides it")
 
-    def _judge_step(self, result: RepairResult, store: str, state: StepState, story: Story) -> None:
+    def _judge_step(self, result: RepairResult, step: ReceiptStep, story: Story) -> None:
+        store, state = step.store, step.state
         sent = any(send.store == store for send in story.sends)
         said = f"{store} is said to be {state.value}"
         if state is StepState.UNTOUCHED and sent:
             self.fail("I8", result.doc_id, f"{said}, and was sent a write")
-        if state is StepState.CONSISTENT and story.effects[store]:
+        if state is StepState.CONSISTENT and story.effects[store] and step.detail is None:
             self.fail("I8", result.doc_id, f"{said}, and was changed by this job")
         if state in (StepState.VERIFIED, StepState.UNKNOWN) and not sent:
             self.fail("I8", result.doc_id, f"{said}, and was never sent a write")
