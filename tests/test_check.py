@@ -34,6 +34,7 @@ from trio_repair._model import Document, DocumentVersion, SyncStrategy
 from trio_repair._views import EmbeddingIdentity, Observation, Presence, StoreTraits
 from trio_repair.abc import ScanPage, Stores
 from trio_repair.stores.memory import MemoryStore
+from trio_repair.testing import make_document
 
 MODEL = EmbeddingIdentity(model="new", dimension=8, chunking="windows")
 OTHER_MODEL = EmbeddingIdentity(model="old", dimension=8, chunking="windows")
@@ -951,12 +952,12 @@ def counts(world: Trio, strategy: SyncStrategy, **options: object) -> ChangeCoun
 
 
 def test_counts_are_what_the_plans_say() -> None:
-    """Changes are writes to critical stores, deletes are live copies lost; the cache's own trouble counts as neither."""
+    """Changes are writes to critical stores, deletes are live copies lost; so is the only copy, in the cache; no more of it."""
     world, expected = damaged_world(3)
 
-    assert ChangeCounts(documents=54, divergent=len(expected), changes=7, deletes=1, manual=1) == counts(world, RECENT)
-    assert ChangeCounts(documents=54, divergent=len(expected), changes=7, deletes=1, manual=1) == counts(world, TEXT)
-    assert ChangeCounts(documents=54, divergent=len(expected), changes=8, deletes=2, manual=0) == counts(
+    assert ChangeCounts(documents=54, divergent=len(expected), changes=8, deletes=2, manual=1) == counts(world, RECENT)
+    assert ChangeCounts(documents=54, divergent=len(expected), changes=8, deletes=2, manual=1) == counts(world, TEXT)
+    assert ChangeCounts(documents=54, divergent=len(expected), changes=9, deletes=3, manual=0) == counts(
         world, TEXT, missing_source="delete"
     )
     assert ChangeCounts(documents=54, divergent=len(expected), changes=0, deletes=0, manual=len(expected)) == counts(
@@ -1029,3 +1030,14 @@ def test_reader_keeps_a_late_answer_out() -> None:
             await reader.observe(["doc"])
 
     in_virtual_time(run)
+
+
+def test_the_last_copies_of_a_cache_are_counted_as_deletes():
+    """Two emptied stores beside a full cache: removing what is left is a mass deletion like any other."""
+    stores = Stores(text=MemoryStore("text"), vector=MemoryStore("vector"), cache=MemoryStore("cache"))
+    for number in range(10):
+        stores.cache.put_nowait(make_document(f"d{number}", "cached"))
+    counts = trio.run(count_changes, stores, SyncStrategy.MOST_RECENT)
+    assert (10, 10, 10) == (counts.documents, counts.changes, counts.deletes)
+    with pytest.raises(MassChangeRefused, match="delete 10 of 10"):
+        counts.guard(AutoRepairConfig())

@@ -1066,3 +1066,19 @@ async def test_i8_a_read_back_that_comes_in_as_the_job_is_cancelled_counts(autoj
         result.updated_systems,
         result.step("vector").state,
     )
+
+
+@pytest.mark.parametrize("edited", ["text", "vector"])
+async def test_a_choice_is_refused_if_either_store_is_not_what_the_person_saw(autojump_clock, edited: str):
+    """Also the store whose copy is taken: an edit that nobody looked at is not committed in a person's name."""
+    world = World(cache=False)
+    world.put("text", number=2, text="one writer")
+    world.put("vector", number=2, text="another writer")
+    tokens = {name: world.memory[name].observe_nowait("d").token for name in ("text", "vector")}
+    world.put(edited, number=3, text="edited since")
+    before = world.snapshot()
+    async with open_repair_engine(world.stores, config()) as engine:
+        result = await engine.resolve("d", "text", expected=tokens)
+    assert (RepairOutcome.FAILED, ()) == (result.outcome, result.updated_systems)
+    assert "changed" in str(result.error)
+    assert before == world.snapshot()

@@ -286,6 +286,7 @@ class Batcher:
                 logger.warning(
                     "%s store: a %s call did not end within the grace period", self.name, call.operation.value
                 )
+                self._emit(EventKind.CALL_OVERDUE, store=self.name, detail=call.operation.value)
             self._fail(call, StoreUnavailable(self.name, "the call was given up"), given_up=True)
         elif isinstance(failure, StoreError):
             self._failed(call, failure)

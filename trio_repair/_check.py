@@ -17,7 +17,7 @@ from ._divergence import CRITICAL_STORES, Divergence, DivergenceKind, diagnose
 from ._errors import MassChangeRefused, TrioRepairError
 from ._merge import Sieve, StoreReader, Window, merge_scans, report_failures
 from ._model import SyncStrategy, check_doc_id
-from ._planning import PlanAction, Policy, plan_repair
+from ._planning import CacheStep, PlanAction, Policy, plan_repair
 from ._views import Observation, Presence
 from .abc import Stores
 
@@ -291,7 +291,7 @@ class ChangeCounts:
     changes: int
     """How many documents would be written to a critical store, deletes included."""
     deletes: int
-    """How many documents would lose a live copy in a critical store to a tombstone."""
+    """How many documents would lose a live copy to a tombstone, or the only copy, which the cache holds."""
     manual: int
     """How many would be left to a person."""
 
@@ -310,9 +310,9 @@ class ChangeCounts:
 
     def _refuse(self, verb: str, count: int, setting: str, allowed: float) -> NoReturn:
         raise MassChangeRefused(
-            f"the repair would {verb} {count} of {self.documents} documents ({count / self.documents:.3g} of them, "
-            f"{setting} is {allowed:g}) and was not begun; make sure that the right stores are named and none was "
-            f"emptied, then set allow_mass to go ahead",
+            f"the repair would {verb} {count} of {self.documents} documents "
+            f"({count / max(1, self.documents):.3g} of them, {setting} is {allowed:g}) and was not begun; "
+            f"make sure that the right stores are named and none was emptied, then set allow_mass to go ahead",
             documents=self.documents,
             changes=self.changes,
             deletes=self.deletes,
@@ -355,9 +355,12 @@ async def count_changes(
             plan = plan_repair(doc_id, views, strategy, policy, now=now())
             counts["divergent"] += 1
             counts["manual"] += plan.action is PlanAction.MANUAL
-            counts["changes"] += bool(plan.writes)
-            counts["deletes"] += plan.action is PlanAction.DELETE and any(
-                views[write.store].presence is Presence.LIVE for write in plan.writes
+            # A copy that only the cache holds is the last one: to remove it is a delete like any other.
+            last_copy = plan.version is None and plan.cache_step is CacheStep.INVALIDATE
+            counts["changes"] += bool(plan.writes) or last_copy
+            counts["deletes"] += last_copy or (
+                plan.action is PlanAction.DELETE
+                and any(views[write.store].presence is Presence.LIVE for write in plan.writes)
             )
 
     readers = [StoreReader(name, store, config.store_call_timeout) for name, store in stores.by_name.items()]

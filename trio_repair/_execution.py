@@ -244,8 +244,11 @@ class Repairer:
         for name, view in views.items():
             if name not in CRITICAL_STORES or name not in expected or view.token == expected[name]:
                 continue
-            # A store that holds the decision already (our own earlier write, perhaps) has not moved away from it.
-            if not (decided and is_equal(view, plan.version, self._policy.traits[name])):
+            # A store that holds the decision already (our own earlier write, perhaps) has not moved away from it. What
+            # a person chose was the very state that they saw: there, only our own write, or that there is nothing left
+            # to write, excuses another one.
+            ours = mission.choice is None or not plan.writes or bool(progress.stores[name].requests)
+            if not (decided and ours and is_equal(view, plan.version, self._policy.traits[name])):
                 progress.stores[name].detail = "changed since it was looked at"
                 raise _Moved(name)
         writes = tuple(

@@ -77,8 +77,11 @@ class PlanCounter:
     def add(self, plan: RepairPlan, live: Collection[str]) -> None:
         """Count one document; `live` names the stores that hold a live copy of it."""
         self.planned += 1
-        self.changes += bool(plan.writes)
-        self.deletes += plan.action is PlanAction.DELETE and any(write.store in live for write in plan.writes)
+        last_copy = plan.version is None and plan.cache_step is CacheStep.INVALIDATE  # as count_changes does
+        self.changes += bool(plan.writes) or last_copy
+        self.deletes += last_copy or (
+            plan.action is PlanAction.DELETE and any(write.store in live for write in plan.writes)
+        )
         self.manual += plan.action is PlanAction.MANUAL
         self.by_action[plan.action] += 1
 
@@ -91,6 +94,10 @@ class PlanCounter:
             deletes=self.deletes,
             manual=self.manual,
         )
+
+
+_BEGINNING: Final = b'{"type": "trio-repair-plan"'
+"""What a plan begins with. Nothing else is ever replaced by one."""
 
 
 class PlanWriter:
@@ -110,6 +117,11 @@ class PlanWriter:
         """
         if path.is_dir():
             raise UsageError(f"--out: {path} is a directory")
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as present:
+                first = present.read(len(_BEGINNING))
+            if first != _BEGINNING:
+                raise UsageError(f"--out: {path} exists and is no plan; name another file")
         try:
             # The header comes first and is known last, so the lines wait in a file without a name.
             return cls(path, tempfile.TemporaryFile("w+", dir=path.parent, encoding="ascii"))
@@ -333,7 +345,7 @@ def read_plan(path: Path, configuration: Configuration) -> PlanFile:
     if header is None:
         raise UsageError(f"{path}, line 1: is empty; `trio-repair plan --out FILE` writes a plan")
     counts = counter.counts(header.counts.documents)
-    if counts != header.counts:
+    if counts != header.counts or not 0 <= counts.planned <= counts.documents:
         raise UsageError(
             f"{path}: its header announces {header.counts.planned} documents ({header.counts.changes} changes), "
             f"and it holds {counts.planned} ({counts.changes} changes): it was cut short or edited; make the plan again"

@@ -13,6 +13,15 @@ from ._status import OutputFailed, UsageError
 from ._values import result_json
 
 
+def _refuse_foreign(path: Path) -> None:
+    """Receipts are appended to receipts, never to a store or to anything else that happens to be there."""
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as present:
+            first = present.read(1)
+        if first != b"{":
+            raise UsageError(f"--receipts: {path} exists and holds no receipts; name another file")
+
+
 class ReceiptFile:
     """Appends receipts. Each line is one `os.write`, so that a killed process leaves no half line behind."""
 
@@ -27,6 +36,7 @@ class ReceiptFile:
         Raises:
             UsageError: nothing can be appended there.
         """
+        _refuse_foreign(path)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:

@@ -126,7 +126,7 @@ def read_expected(path: Path, doc_id: str) -> Mapping[str, str]:
         raise UsageError(f"--expected-from: {path} is not what `trio-repair show DOC_ID --json` writes") from None
     if about != doc_id:
         raise UsageError(f"--expected-from: {path} is about document {printable(str(about))}")
-    if not all(isinstance(token, str) for token in tokens.values()):
+    if not all(isinstance(token, str) for token in tokens.values()) or not {"text", "vector"} <= tokens.keys():
         raise UsageError(f"--expected-from: {path} is not what `trio-repair show DOC_ID --json` writes")
     return tokens
 

@@ -75,7 +75,9 @@ def _lines(report: SimulationReport) -> Iterator[str]:
 
 
 def _wrapped(line: str, indent: str = "  ") -> list[str]:
-    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False) if len(line) > _WIDTH else [line]
+    return (
+        textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False) if len(line) > _WIDTH else [line]
+    )
 
 
 def _counted(report: SimulationReport) -> dict[str, dict[str, int]]:

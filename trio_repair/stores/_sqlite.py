@@ -80,6 +80,8 @@ class Session:
         self._active: apsw.Connection | None = None
         self._readers: set[apsw.Connection] = set()
         self._identity: tuple[int, int] | None = None
+        self._frozen: tuple[object, ...] | None = None
+        """Of a connection that assumes that nobody writes: what the file looked like when it was opened."""
         self._lock_deadline = 0.0
         self._interrupting = threading.Lock()  # an interrupt is either over before a shield goes up, or does not come
         self._shielded = False
@@ -97,6 +99,8 @@ class Session:
             self.close()
             problem = f"{self.file.path} was removed or replaced while it was open"
             raise StoreUnavailable(self.file.store, problem)
+        if self._frozen is not None and self._frozen != _look(self.file.path):
+            self.close()  # somebody else has written: open it anew, and see what there is now
 
     @property
     def main(self) -> apsw.Connection:
@@ -149,6 +153,7 @@ class Session:
             self.close_reader(reader)
         if self._main is not None:
             main, self._main = self._main, None
+            self._frozen = None
             main.close()
 
     def raise_if_abandoned(self) -> None:
@@ -187,7 +192,8 @@ class Session:
         file = self.file
         parent = file.path.parent
         if not os.access(parent, os.W_OK) and not _beside(file.path, "-wal").exists():
-            # A log cannot be made here, and there is none: nothing can be written behind our back through this path.
+            # A log cannot be made here, and there is none. Others may write all the same: `begin` looks for that.
+            self._frozen = _look(file.path)
             flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
             connection = apsw.Connection(_uri(file.path, "mode=ro&immutable=1"), flags=flags)
         else:
@@ -327,6 +333,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _look(path: Path) -> tuple[object, ...]:
+    """Changes when anybody writes to the database, into the file or into a log beside it."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, _beside(path, "-wal").exists()
 
 
 def _beside(path: Path, suffix: str) -> Path:

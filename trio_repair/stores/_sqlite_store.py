@@ -20,6 +20,7 @@ from trio_repair import (
     StoreError,
     StoreRejected,
     StoreTraits,
+    StoreUnavailable,
     Write,
     WriteAnswer,
 )
@@ -169,6 +170,9 @@ class SqliteStore:
         try:
             open_file(self._file)
             self._layout.select(session.main, "FROM documents AS d LIMIT 1")  # the tables are there and can be read
+        except (apsw.BusyError, apsw.LockedError, apsw.IOError, apsw.FullError, apsw.NoMemError) as error:
+            problem = f"{self._file.path} cannot be used now: {describe(error)}"
+            raise StoreUnavailable(self._name, problem) from error
         except (apsw.Error, OSError) as error:
             raise self._file.error(f"cannot be used: {describe(error)}") from error
         except ValueError as error:
