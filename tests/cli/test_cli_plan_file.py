@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trio_repair import (
 )
 from trio_repair.cli._configuration import Configuration, parse_configuration
 from trio_repair.cli._plan_file import PlanWriter, read_plan
+from trio_repair.cli._receipts import ReceiptFile
 from trio_repair.cli._status import UsageError
 
 STORES = b'[stores.text]\nkind = "a"\n[stores.vector]\nkind = "b"\n'
@@ -83,10 +85,11 @@ def test_what_is_written_is_read_back(tmp_path: Path, configuration: Configurati
 def test_a_plan_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """A plan that is not finished leaves what was there before, and no other file."""
     path = tmp_path / "plan.jsonl"
-    path.write_text("before")
+    before = '{"type": "trio-repair-plan", "of": "before"}\n'
+    path.write_text(before)
     with closing(PlanWriter.open(path)) as writer:
         writer.add(PLANS[0], ())
-    assert "before" == path.read_text()
+    assert before == path.read_text()
     assert [path] == list(tmp_path.iterdir())
 
 
@@ -96,6 +99,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         PlanWriter.open(tmp_path)
     with pytest.raises(UsageError, match=r"--out: cannot write in .*none"):
         PlanWriter.open(tmp_path / "none" / "plan.jsonl")
+
+
+@pytest.mark.parametrize("opener", [PlanWriter.open, ReceiptFile.open])
+def test_what_is_not_ours_is_not_written_over(tmp_path: Path, opener: Callable[[Path], object]) -> None:
+    """A plan replaces nothing but a plan, and receipts follow nothing but receipts; a store above all is left alone."""
+    path = tmp_path / "text.db"
+    path.write_bytes(b"SQLite format 3\0...")
+    with pytest.raises(UsageError, match=r"--(out|receipts): .*text.db exists and (is no plan|holds no receipts)"):
+        opener(path)
+    assert b"SQLite format 3\0..." == path.read_bytes()
 
 
 def edit(lines: list[dict[str, Any]], number: int, **changes: Any) -> str:

@@ -226,13 +226,13 @@ async def test_waiting_for_a_lock_is_cancelled_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("short_wait")
 async def test_locked_when_opened(kind: str, tmp_path: Path) -> None:
-    """A file that another process keeps to itself is refused when it is opened."""
+    """A file that another process keeps to itself is unavailable when it is opened: a later try may succeed."""
     path = tmp_path / "s.db"
     await create(kind, path, "a")
     with closing(apsw.Connection(str(path))) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StoreFileError, match="locked by another process"):
+        with pytest.raises(StoreUnavailable, match="locked by another process"):
             async with OPENERS[kind](path):
                 pass
 

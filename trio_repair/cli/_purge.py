@@ -197,7 +197,7 @@ async def run_purge(
                             stop=stop,
                         )
             except (TrioRepairError, ExceptionGroup) as error:
-                if not purge.purged:
+                if not purge.purged and not interruption.signals:
                     raise
                 failure = error
     if output.json:
