@@ -10,7 +10,6 @@ from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
 from ._requests import Request
 from ._views import Observation, WriteAnswer
 
-
 UNTOLD: Final = "an earlier write of this job got no verdict; what the store holds now is not by it"
 
 

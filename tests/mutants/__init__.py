@@ -50,6 +50,7 @@ def _mutants() -> Iterator[Mutant]:
         where="stores.memory:MemoryStore._change",
         old="if expected != (current.token if held is None else held[doc_id]):",
         new="if False:",
+        first_seed=4,
     )
     yield Mutant(
         name="lower-number-wins",
@@ -62,7 +63,7 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         name="delete-then-insert",
         breaks="between the two nobody can find the document, and for good if the second one fails",
-        invariants=("I2", "I12"),
+        invariants=("I1", "I2", "I12"),
         where=f"{_EXECUTION}._write_critical",
         old="progress.phase = RepairPhase.WRITE",
         new="[self._batchers[write.store].remove(plan.doc_id, write.token, Gather(1)) for write in plan.writes]",
@@ -82,6 +83,8 @@ def _mutants() -> Iterator[Mutant]:
         where="_planning:_trust",
         old="if deleted >= live:",
         new="if deleted > live:",
+        first_seed=11,
+        seeds=80,
     )
     yield Mutant(
         name="unreachable-is-absent",
@@ -106,6 +109,7 @@ def _mutants() -> Iterator[Mutant]:
         where="_planning:_later_copy",
         old='return _manual(views, "the same version with different content")',
         new="return _copy(text)",
+        first_seed=4,
     )
     yield Mutant(
         name="skew-ignored",
@@ -122,6 +126,8 @@ def _mutants() -> Iterator[Mutant]:
         where=f"{_EXECUTION}._decide",
         old="plan = mission.plan\n",
         new="plan = plan_repair(doc_id, views, mission.strategy, self._policy, now=0.0)\n",
+        first_seed=16,
+        seeds=80,
     )
     yield Mutant(
         name="verification-skipped",
@@ -138,6 +144,7 @@ def _mutants() -> Iterator[Mutant]:
         where="_progress:StoreProgress.state",
         old="return StepState.UNKNOWN",
         new="return StepState.UNTOUCHED",
+        first_seed=10,
     )
     yield Mutant(
         name="cache-is-a-source",
@@ -187,6 +194,8 @@ def _mutants() -> Iterator[Mutant]:
         where=f"{_EXECUTION}.attempt",
         old="self._config.max_reobserve if entry",
         new="50 if entry",
+        first_seed=17,
+        seeds=80,
     )
     yield Mutant(
         name="timeout-retried",
@@ -211,6 +220,7 @@ def _mutants() -> Iterator[Mutant]:
         where="_divergence:is_equal",
         old="if not observation.intact:",
         new="if False:",
+        first_seed=7,
     )
     yield Mutant(
         name="old-embedding-counts-as-equal",
@@ -219,6 +229,8 @@ def _mutants() -> Iterator[Mutant]:
         where="_divergence:is_equal",
         old="(traits.embedding is None or observation.embedding == traits.embedding)",
         new="True",
+        first_seed=20,
+        seeds=80,
     )
     yield Mutant(
         name="cache-written-for-ever",
@@ -227,14 +239,17 @@ def _mutants() -> Iterator[Mutant]:
         where="_planning:_cache_step",
         old='if is_equal(cache, version, policy.traits["cache"]):',
         new="if False:",
+        first_seed=4,
     )
     yield Mutant(
         name="lock-dropped",
         breaks="a second repair starts while a store still works on a write of the first",
-        invariants=("I12",),
+        invariants=("I12", "I16"),
         where="_queue:WorkQueue.lock",
         old="slot.locked_by.extend(stores)",
         new="pass",
+        first_seed=19,
+        seeds=80,
     )
     yield Mutant(
         name="document-runs-twice",
@@ -267,6 +282,7 @@ def _mutants() -> Iterator[Mutant]:
         where=f"{_ENGINE}._dispatch",
         old="while not self._paused and not self._aborted",
         new="while not self._aborted",
+        first_seed=9,
     )
     yield Mutant(
         name="unlike-jobs-share",
@@ -283,6 +299,7 @@ def _mutants() -> Iterator[Mutant]:
         where=f"{_ENGINE}._accept",
         old="ticket.timer = self._timetable.at(deadline, self._deadline_passed, ticket)",
         new="pass",
+        first_seed=4,
     )
     yield Mutant(
         name="breaker-stays-open",

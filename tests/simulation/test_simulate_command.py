@@ -7,10 +7,12 @@ import subprocess
 import sys
 from typing import Any
 
+import attrs
 import pytest
 from mutants import MUTANTS
 
 from trio_repair.cli import main
+from trio_repair.testing.simulation import PROFILES
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -71,7 +73,8 @@ def test_json_tells_of_a_violation(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_vacuous_batch_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit status 1 although nothing was violated, and what was not reached is named."""
-    monkeypatch.setattr("trio_repair.testing.simulation._report.MIN_HOURS_TO_JUDGE", 0.5)
+    soon = {"harsh": attrs.evolve(PROFILES["harsh"], hours_to_judge=0.5)}
+    monkeypatch.setattr("trio_repair.testing.simulation._report.PROFILES", soon)
     status, out, _ = _run(capsys, "--hours", "1")
     assert 1 == status
     assert "never reached" in out

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from ..testing.simulation import MIN_HOURS_TO_JUDGE, SimulationReport, SimulationUnsupported, simulate
+from ..testing.simulation import PROFILES, SimulationReport, SimulationUnsupported, simulate
 from ._output import Output
 from ._status import ExitStatus, UsageError
 
@@ -71,7 +71,8 @@ def _lines(report: SimulationReport) -> Iterator[str]:
     elif report.judged:
         yield "no violation; every outcome, receipt state and fault was reached"
     else:
-        yield f"no violation; too short to judge what was reached (under {MIN_HOURS_TO_JUDGE:g} hours)"
+        enough = PROFILES[report.profile].hours_to_judge
+        yield f"no violation; too short to judge what was reached (under {enough:g} hours)"
 
 
 def _wrapped(line: str, indent: str = "  ") -> list[str]:

@@ -10,12 +10,11 @@ After the simulators of FoundationDB and TigerBeetle. Needs no test framework.
 from __future__ import annotations
 
 from ._profiles import PROFILES, Mishap, Profile
-from ._report import MIN_HOURS_TO_JUDGE, SimulationReport, simulate
+from ._report import SimulationReport, simulate
 from ._scheduler import SimulationUnsupported
 from ._witness import Violation
 
 __all__ = [
-    "MIN_HOURS_TO_JUDGE",
     "PROFILES",
     "Mishap",
     "Profile",

@@ -9,6 +9,8 @@ from typing import Final
 
 import attrs
 
+from trio_repair import StepState
+
 from .._faults import FaultKind
 
 
@@ -75,6 +77,10 @@ class Profile:
     """How likely an episode sees a restart of the host, and a step of its clock."""
     mishaps: tuple[Mishap, ...] = ()
     """What a batch of seeds must see."""
+    states: tuple[StepState, ...] = tuple(StepState)
+    """What receipts of a batch must show."""
+    hours_to_judge: float = 500.0
+    """A batch of fewer simulated hours is too short to expect that it has seen everything."""
 
 
 _ALWAYS: Final = (
@@ -117,12 +123,17 @@ _LYING: Final = (
 
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
     {
-        "none": Profile(name="none", mishaps=_ALWAYS),
+        "none": Profile(
+            name="none",
+            mishaps=_ALWAYS,
+            states=tuple(state for state in StepState if state not in (StepState.UNKNOWN, StepState.REFUSED)),
+        ),
         "mild": Profile(
             name="mild",
             faults=_HONEST,
-            fault_rate=0.1,
-            trouble=0.3,
+            hours_to_judge=1000.0,
+            fault_rate=0.2,
+            trouble=0.4,
             down=0.1,
             host=0.02,
             mishaps=(

@@ -161,11 +161,19 @@ class SimStore(MemoryStore):
         return self._spoil(fault, answers)
 
     def _draw(self, operation: str) -> FaultKind | None:
-        if not self.faults or self.fault_rate == 0 or self._rng.random() >= self.fault_rate:
+        # Writes are rare, and what befalls them matters most.
+        rate = 3 * self.fault_rate if operation in ("write", "remove") else self.fault_rate
+        if not self.faults or rate == 0 or self._rng.random() >= rate:
             return None
         possible = self._possible.get(operation)
         if possible is None:
-            possible = self._possible[operation] = [fault for fault in self.faults if operation in fault.operations]
+            # Those that can strike few operations come as often as the others.
+            possible = self._possible[operation] = [
+                fault
+                for fault in self.faults
+                for _ in range(3 if len(fault.operations) <= 2 else 1)
+                if operation in fault.operations
+            ]
         return self._rng.choice(possible)
 
     @staticmethod
