@@ -12,7 +12,7 @@ from __future__ import annotations
 from ._profiles import PROFILES, Mishap, Profile
 from ._report import SimulationReport, simulate
 from ._scheduler import SimulationUnsupported
-from ._witness import Violation
+from ._story import Violation
 
 __all__ = [
     "PROFILES",

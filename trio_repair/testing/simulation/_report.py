@@ -15,7 +15,7 @@ from trio_repair import InvalidValue, RepairOutcome, StepState
 from .._faults import FaultKind
 from ._profiles import PROFILES, Mishap
 from ._run import run_once
-from ._witness import Violation
+from ._story import Violation
 
 _MIN_RUNS: Final = 20
 """Fewer runs may all have version numbers that are made by no clock."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -39,6 +39,21 @@ from .._faults import FaultKind
 from .._trace import TraceChecker, TraceViolation
 from ._oracle import CRITICAL, Judgement, Rules
 from ._profiles import Mishap
+from ._story import (
+    Attempt,
+    Job,
+    Look,
+    Send,
+    Story,
+    Violation,
+    is_above,
+    is_readable,
+    is_same,
+    rank,
+    said_event,
+    said_version,
+    said_view,
+)
 
 EPSILON: Final = 1e-6
 MARKER: Final = "classified"
@@ -46,95 +61,6 @@ MARKER: Final = "classified"
 _REMEMBERED: Final = 20_000
 """So many lines of the trace are kept to show the way to a violation."""
 _SHOWN: Final = 40
-
-
-@attrs.frozen(kw_only=True)
-class Violation:
-    """A promise that was broken."""
-
-    invariant: str
-    """"I1" to "I19", or "contract", "decision 5" and the like, as the design numbers them."""
-    at: float
-    """Simulated seconds since the beginning."""
-    doc_id: str | None
-    detail: str
-    trace: tuple[str, ...] = ()
-    """The last lines of the trace that concern the document."""
-
-
-@attrs.define(eq=False)
-class Look:
-    """What a store told a repair."""
-
-    asked: int
-    """Where in the run the question was asked."""
-    view: Observation
-    wall: float
-    """What the engine's wall clock showed when the answer came."""
-
-
-@attrs.define(eq=False)
-class Send:
-    """One document's part in a call that writes."""
-
-    seq: int
-    store: str
-    doc_id: str
-    token: str
-    version: DocumentVersion | None
-    """None: the entry is to be removed."""
-    story: Story
-    deletes: bool = False
-    """The decision behind it is to delete."""
-    ended: int | None = None
-
-
-@attrs.define(eq=False)
-class Attempt:
-    """From its STARTED until the next attempt of its document."""
-
-    number: int
-    started_at: float
-    timeout: float
-    story: Story
-    looks: dict[str, list[Look]] = attrs.field(factory=dict)
-    sends: list[Send] = attrs.field(factory=list)
-    reobserved: int = 0
-    ended: bool = False
-
-    def views(self, store: str) -> list[Look]:
-        """What the store told, the latest first."""
-        return self.looks.get(store, [])[::-1]
-
-
-@attrs.define(eq=False)
-class Story:
-    """A repair with all its attempts, for the jobs that share it."""
-
-    doc_id: str
-    job: RepairJob
-    """The first of them."""
-    plan: RepairPlan | None
-    resolves: bool
-    attempts: list[Attempt] = attrs.field(factory=list)
-    sends: list[Send] = attrs.field(factory=list)
-    effects: Counter[str] = attrs.field(factory=Counter)
-    last_effect: dict[str, Observation] = attrs.field(factory=dict)
-    retries: int = 0
-
-    @property
-    def strategy(self) -> SyncStrategy:
-        """What they ask for."""
-        return self.job.strategy
-
-
-@attrs.define(eq=False)
-class Job:
-    """An accepted job."""
-
-    job: RepairJob
-    deadline: float | None
-    story: Story | None = None
 
 
 class Witness:
@@ -267,7 +193,7 @@ class Witness:
 
     def on_event(self, event: EngineEvent) -> None:
         """Called by the engine for each event; see `trio_repair.abc.Instrument`."""
-        self.note(event.doc_id, _event_line(event))
+        self.note(event.doc_id, said_event(event))
         try:
             self._checker.see(event)
         except TraceViolation as violation:
@@ -416,9 +342,11 @@ class Witness:
         if store in CRITICAL:
             self._judge_send(send, attempt)
         elif version is not None and not any(
-            _same(look.view.version, version) for name in CRITICAL for look in attempt.views(name)
+            is_same(look.view.version, version) for name in CRITICAL for look in attempt.views(name)
         ):
-            self.fail("I1", doc_id, f"the cache is to hold {_said(version)}, which no critical store was seen to hold")
+            self.fail(
+                "I1", doc_id, f"the cache is to hold {said_version(version)}, which no critical store was seen to hold"
+            )
         return send
 
     def _judge_send(self, send: Send, attempt: Attempt) -> None:
@@ -429,8 +357,12 @@ class Witness:
             send.deletes = send.version.deleted
             if not any(write.store == send.store and write.token == send.token for write in story.plan.writes):
                 self.fail("I7", send.doc_id, f"the plan has no such write of the {send.store} store")
-            elif not _same(story.plan.version, send.version):
-                self.fail("I7", send.doc_id, f"the plan says {_said(story.plan.version)}, not {_said(send.version)}")
+            elif not is_same(story.plan.version, send.version):
+                self.fail(
+                    "I7",
+                    send.doc_id,
+                    f"the plan says {said_version(story.plan.version)}, not {said_version(send.version)}",
+                )
         elif story.resolves:
             send.deletes = send.version.deleted
         else:
@@ -441,8 +373,8 @@ class Witness:
             for store in CRITICAL:
                 latest = attempt.views(store)[:1]
                 for look in latest:
-                    if look.view.presence is Presence.TOMBSTONE and not _above(version, look.view.version):
-                        self.fail("I3", send.doc_id, f"{_said(version)} would override the tombstone in {store}")
+                    if look.view.presence is Presence.TOMBSTONE and not is_above(version, look.view.version):
+                        self.fail("I3", send.doc_id, f"{said_version(version)} would override the tombstone in {store}")
         judgements: list[Judgement] = []
         for text in attempt.views("text"):
             for vector in attempt.views("vector"):
@@ -453,17 +385,19 @@ class Witness:
                     if (
                         judgement.decidable
                         and send.store in judgement.lagging
-                        and _same(judgement.version, version)
+                        and is_same(judgement.version, version)
                         and seen.view.token == send.token
                     ):
                         send.deletes = judgement.action == "delete"
                         return
         if not any(judgement.decidable for judgement in judgements):
-            self.fail("I6", send.doc_id, f"nobody can decide this, and {send.store} is to hold {_said(version)}")
+            self.fail("I6", send.doc_id, f"nobody can decide this, and {send.store} is to hold {said_version(version)}")
         elif version.deleted and not any(judgement.action == "delete" for judgement in judgements):
             self.fail("I4", send.doc_id, f"there is no reason to delete the copy in the {send.store} store")
         else:
-            self.fail("I1", send.doc_id, f"that {send.store} is to hold {_said(version)} follows from nothing seen")
+            self.fail(
+                "I1", send.doc_id, f"that {send.store} is to hold {said_version(version)} follows from nothing seen"
+            )
 
     # What the stores do
 
@@ -471,7 +405,7 @@ class Witness:
         self, store: str, doc_id: str, author: str, record: Any, before: Observation, after: Observation
     ) -> None:
         """What a store holds has changed."""
-        self.note(doc_id, f"{store}: {author} puts {_view(after)} over {_view(before)}")
+        self.note(doc_id, f"{store}: {author} puts {said_view(after)} over {said_view(before)}")
         if author == "app" and self.is_repairing(doc_id):
             self.count(Mishap.WRITE_DURING_REPAIR)
         if author != "engine":
@@ -486,13 +420,17 @@ class Witness:
         if store not in CRITICAL:
             return
         resolves = send.story.resolves or (send.story.plan is not None and send.story.plan.strategy is None)
-        if _readable(before) and not _readable(after) and not (send.deletes and after.presence is Presence.TOMBSTONE):
+        if (
+            is_readable(before)
+            and not is_readable(after)
+            and not (send.deletes and after.presence is Presence.TOMBSTONE)
+        ):
             self.fail("I2", doc_id, f"the {store} store lost its readable copy, and no delete was decided")
         tombstone = before.presence is Presence.TOMBSTONE and after.presence is Presence.LIVE
-        if tombstone and not resolves and not _above(after.version, before.version):
-            self.fail("I3", doc_id, f"the tombstone in the {store} store was overridden by {_view(after)}")
+        if tombstone and not resolves and not is_above(after.version, before.version):
+            self.fail("I3", doc_id, f"the tombstone in the {store} store was overridden by {said_view(after)}")
         ordered = send.story.plan is None and not resolves and send.story.strategy is SyncStrategy.MOST_RECENT
-        if ordered and _rank(after.version) < _rank(before.version):
+        if ordered and rank(after.version) < rank(before.version):
             self.fail("I1", doc_id, f"the number in the {store} store went down under MOST_RECENT")
 
     def rival(self, store: MemoryStore, doc_id: str) -> None:
@@ -529,7 +467,9 @@ class Witness:
                 self.rules.right(store, seen.view, result.version) and (not writes or seen.asked > writes[-1])
                 for seen in attempt.views(store)
             ):
-                self.fail("I8", result.doc_id, f"{result.outcome.value}, and {store} was seen with {_view(look.view)}")
+                self.fail(
+                    "I8", result.doc_id, f"{result.outcome.value}, and {store} was seen with {said_view(look.view)}"
+                )
 
     def _judge_failure(self, result: RepairResult, attempt: Attempt) -> None:
         """It did not succeed, so it was not read back equal after all its writes had ended."""
@@ -569,65 +509,6 @@ class Witness:
             self.fail("I8", result.doc_id, f"{said}, and was not changed by this job")
         left = story.last_effect.get(store)
         if state is StepState.INVALIDATED and left is not None and left.presence is not Presence.ABSENT:
-            self.fail("I8", result.doc_id, f"{said}, and the job left {_view(left)} there")
+            self.fail("I8", result.doc_id, f"{said}, and the job left {said_view(left)} there")
         if store in result.updated_systems and not sent:
             self.fail("I8", result.doc_id, f"{store} is among the updated systems, and was never sent a write")
-
-
-def _readable(view: Observation) -> bool:
-    return view.presence is Presence.LIVE and view.intact
-
-
-def _rank(version: DocumentVersion | None) -> int:
-    return -1 if version is None or version.number is None else version.number
-
-
-def _above(version: DocumentVersion | None, tombstone: DocumentVersion | None) -> bool:
-    if version is None or version.number is None or tombstone is None or tombstone.number is None:
-        return False
-    return version.number > tombstone.number
-
-
-def _same(one: DocumentVersion | None, other: DocumentVersion | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    alike = one.number == other.number and one.deleted == other.deleted
-    return alike and (one.deleted or one.digest == other.digest)
-
-
-def _said(version: DocumentVersion | None) -> str:
-    if version is None:
-        return "nothing"
-    return f"{'tombstone' if version.deleted else 'version'} {version.number} {version.digest[:6]}".rstrip()
-
-
-def _view(view: Observation) -> str:
-    damage = "" if view.intact else " damaged"
-    return f"{_said(view.version)}{damage} [{view.token}]"
-
-
-def _event_line(event: EngineEvent) -> str:
-    parts = [event.kind.value]
-    for name, value in _shown(event).items():
-        if value is not None:
-            parts.append(f"{name}={value}")
-    return " ".join(parts)
-
-
-def _shown(event: EngineEvent) -> Mapping[str, Any]:
-    result = event.result
-    return {
-        "doc": None if event.doc_id is None else ascii(event.doc_id[:24]),
-        "job": None if event.job is None else f"{event.job.id}({event.job.strategy.value})",
-        "store": event.store,
-        "token": event.token,
-        "version": None if event.version is None else _said(event.version),
-        "attempt": event.attempt,
-        "limit": event.limit,
-        "timeout": event.timeout,
-        "detail": event.detail,
-        "outcome": None if result is None else result.outcome.value,
-        "receipt": None if result is None else ",".join(f"{step.store}:{step.state.value}" for step in result.receipt),
-        "updated": None if result is None or not result.updated_systems else ",".join(result.updated_systems),
-        "error": None if result is None else result.error,
-    }
