@@ -11,9 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -262,20 +260,19 @@ async def test_removed_or_replaced_while_open(kind: str, tmp_path: Path) -> None
             await look(store, "b")
 
 
-@pytest.fixture
-def public_directory() -> Iterator[Path]:
-    """A directory that any user may enter, which pytest's own is not."""
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o755)
-    yield directory
-    for entry in [directory, *directory.iterdir()]:
-        entry.chmod(0o755)
-    shutil.rmtree(directory)
+# For root permissions do not count, until it gives its capabilities away (capset(2), version 3 of its header).
+AS_SOMEBODY = """
+import ctypes, os, sys
+if os.geteuid() == 0:
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, none):
+        sys.exit(f"cannot give up root's powers: {os.strerror(ctypes.get_errno())}")
+"""
 
 
 def as_somebody(program: str, *arguments: object) -> str:
-    """Run a program as a user for whom permissions count, which they do not for root."""
-    code = "import os, sys, sqlite_support\nif os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+    """Run a program as a user for whom permissions count, who owns the same files."""
+    code = AS_SOMEBODY
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", code + textwrap.dedent(program), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
@@ -306,28 +303,28 @@ READ_AND_WRITE = """
 
 
 @pytest.mark.parametrize("writable_directory", [True, False])
-async def test_read_only(kind: str, public_directory: Path, writable_directory: bool) -> None:
+async def test_read_only(kind: str, tmp_path: Path, writable_directory: bool) -> None:
     """A file that may only be read, also on a directory that may only be read, can be checked; a write says why not.
 
     Control: with the permissions restored, the same program writes.
     """
-    path = public_directory / "s.db"
+    path = tmp_path / "s.db"
     await create(kind, path, "a")
     path.chmod(0o444)
-    public_directory.chmod(0o777 if writable_directory else 0o555)
+    tmp_path.chmod(0o777 if writable_directory else 0o555)
     lines = as_somebody(READ_AND_WRITE, kind, path).splitlines()
     assert "live 1 1" == lines[0]
     assert re.fullmatch("StoreUnavailable .* read-only; make them writable", lines[1])
     path.chmod(0o666)
-    public_directory.chmod(0o777)
-    for left_by_the_reader in public_directory.glob("s.db-*"):
+    tmp_path.chmod(0o777)
+    for left_by_the_reader in tmp_path.glob("s.db-*"):
         left_by_the_reader.unlink()
     assert ["live 1 1"] == as_somebody(READ_AND_WRITE, kind, path).splitlines()
 
 
-async def test_unreadable(kind: str, public_directory: Path) -> None:
+async def test_unreadable(kind: str, tmp_path: Path) -> None:
     """A file without permission to read is refused with a reason."""
-    path = public_directory / "s.db"
+    path = tmp_path / "s.db"
     await create(kind, path, "a")
     path.chmod(0o000)
     line = as_somebody(READ_AND_WRITE, kind, path)
