@@ -45,7 +45,7 @@ async def floor(made: list[RepairJob]) -> None:
 
 async def engine(made: list[RepairJob]) -> None:
     """The engine, its executor replaced by one checkpoint."""
-    from trio_repair._execution import Verdict  # noqa: PLC0415 - the one private name that a stand-in executor needs
+    from trio_repair._verdict import Verdict  # noqa: PLC0415 - the one private name that a stand-in executor needs
 
     done = Verdict(RepairOutcome.ALREADY_CONSISTENT)
 

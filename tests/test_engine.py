@@ -30,9 +30,9 @@ from trio_repair import (
     open_repair_engine,
 )
 from trio_repair._engine import RepairExecutionEngine
-from trio_repair._execution import Verdict
 from trio_repair._model import utc_now
 from trio_repair._ticket import Entry
+from trio_repair._verdict import Verdict
 from trio_repair.testing import Fault, FaultKind, RecordingInstrument, make_document
 
 Outcome, State = RepairOutcome, StepState
@@ -364,7 +364,7 @@ async def test_cleanup_at_the_very_deadline_is_a_timeout(autojump_clock):
     async with _opened(executor=Executor(100.0)) as engine:
         handle = engine.submit_nowait(job(timeout=1.0))
         await trio.sleep(0.5)
-        entry = next(iter(engine._active._entries))
+        entry = next(iter(engine._supervisor.active._entries))
         entry.timeout_at = 0.5
         assert [handle.job.id] == engine.cleanup_timed_out_operations()
         assert Outcome.TIMED_OUT is (await handle.wait()).outcome
@@ -768,8 +768,8 @@ async def _overlaps(world: World, stores: Any, *, locked: bool) -> tuple[int, li
 
     async with _opened(world, stores=attrs.evolve(world.stores, vector=Slow()), store_call_timeout=30.0) as engine:
         if not locked:
-            engine._queue.lock = lambda *_given: None  # type: ignore[method-assign]
-            engine._unlocker = lambda *_given: lambda: None  # type: ignore[method-assign]
+            engine._supervisor.queue.lock = lambda *_given: None  # type: ignore[method-assign]
+            engine._supervisor._unlocker = lambda *_given: lambda: None  # type: ignore[method-assign]
         first = engine.submit_nowait(job(timeout=2.0))
         second = engine.submit_nowait(job(timeout=25.0))
         results = [await first.wait(), await second.wait()]
@@ -917,9 +917,9 @@ async def test_a_timeout_in_front_of_an_open_breaker_names_the_store_that_was_wa
                 world.faulty["text"].add(Fault(FaultKind.HANG, "read"))
                 handle = engine.submit_nowait(job())
                 await trio.sleep(1.0)
-                engine._batchers["vector"].breaker.failed(given_up=True)
+                engine._supervisor.batchers["vector"].breaker.failed(given_up=True)
             else:
-                engine._batchers[store].breaker.failed(given_up=True)
+                engine._supervisor.batchers[store].breaker.failed(given_up=True)
                 handle = engine.submit_nowait(job())
             result = await handle.wait()
             assert expected == (result.outcome, result.error)
@@ -935,7 +935,7 @@ async def test_a_slow_preparation_behind_an_open_breaker_is_a_timeout(autojump_c
         await trio.sleep(1.0)
         handle = engine.submit_nowait(job("d"))
         await trio.sleep(0.5)
-        engine._batchers["vector"].breaker.failed(given_up=True)
+        engine._supervisor.batchers["vector"].breaker.failed(given_up=True)
         assert Outcome.TIMED_OUT is (await handle.wait()).outcome
         first.cancel()
 
@@ -1100,7 +1100,7 @@ async def test_i15_a_cancelled_host_leaves_nothing(autojump_clock):
         said.locked,
     )
     assert sorted(ids) == sorted(result.doc_id for result in events.results)
-    assert "<WorkQueue: 0 waiting, 0 documents>" == repr(engine._queue)
+    assert "<WorkQueue: 0 waiting, 0 documents>" == repr(engine._supervisor.queue)
 
 
 async def test_a_write_under_way_may_end_within_the_grace(autojump_clock):
@@ -1281,7 +1281,7 @@ async def test_i19_no_document_text_in_errors_reprs_or_logs(autojump_clock, capl
                     handle = engine.submit_nowait(job(max_retries=1, timeout=3.0))
                     said.append(repr(await handle.wait()))
                     said.append(repr(await engine.resolve("d", "text")))
-                    said += [repr(engine), repr(engine._queue), repr(engine.limits), repr(engine.statistics())]
+                    said += [repr(engine), repr(engine._supervisor.queue), repr(engine.limits), repr(engine.statistics())]
                     said += [repr(store) for store in world.memory.values()]
     said += [repr(event) for event in events.events]
     said += [f"{record.getMessage()} {record.exc_text}" for record in caplog.records]
@@ -1306,13 +1306,13 @@ async def test_nothing_grows_with_the_number_of_jobs_done(autojump_clock):
             handle = await engine.submit(job(f"d{rng.randrange(100)}", deadline=utc_now() + dt.timedelta(hours=1)))
             if index % 3 == 0:
                 handle.cancel()
-            peak = max(peak, len(engine._timetable), len(engine._queue._ready))
+            peak = max(peak, len(engine._supervisor.timetable), len(engine._supervisor.queue._ready))
         await engine.drain()
         await trio.sleep(1.0)
         assert peak < 600
-        assert {} == engine._tickets
-        assert "<WorkQueue: 0 waiting, 0 documents>" == repr(engine._queue)
-        assert (0, True) == (len(engine._active), _balanced(engine))
+        assert {} == engine._supervisor.tickets
+        assert "<WorkQueue: 0 waiting, 0 documents>" == repr(engine._supervisor.queue)
+        assert (0, True) == (len(engine._supervisor.active), _balanced(engine))
 
 
 async def test_joining_and_cancelling_while_paused_stays_bounded(autojump_clock):
@@ -1327,8 +1327,8 @@ async def test_joining_and_cancelling_while_paused_stays_bounded(autojump_clock)
             ]
             for handle in handles:
                 handle.cancel()
-        assert len(engine._queue._ready) < 100
-        assert len(engine._timetable) < 200
+        assert len(engine._supervisor.queue._ready) < 100
+        assert len(engine._supervisor.timetable) < 200
 
 
 # All of it together

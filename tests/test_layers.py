@@ -29,9 +29,12 @@ LAYERS: dict[int, set[str]] = {
         "_active",
         "_limits",
         "_execution",
+        "_cache_repair",
+        "_telling",
+        "_verdict",
         "_streaming",
     },
-    4: {"_engine", "_check", "_merge"},
+    4: {"_engine", "_supervisor", "_check", "_merge"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 EDGES = {"stores", "embedding", "instrumentation", "testing", "cli", "demo"}

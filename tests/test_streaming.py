@@ -25,8 +25,8 @@ from trio_repair import (
     open_repair_engine,
     plan_repair,
 )
-from trio_repair._execution import Verdict
 from trio_repair._ticket import Entry
+from trio_repair._verdict import Verdict
 
 DONE = Verdict(RepairOutcome.REPAIRED)
 

@@ -14,8 +14,8 @@ Layers, each importing only downward:
     1  seams        abc
     2  decisions    _divergence _plan _planning _backoff _clock         pure, synchronous, without Trio
     3  mechanisms   _timetable _breaker _requests _batching _progress _ticket _queue _active _limits
-                    _execution _streaming
-    4  engine       _engine _check _merge
+                    _verdict _telling _execution _cache_repair _streaming
+    4  engine       _engine _supervisor _check _merge
     5  edges        stores embedding instrumentation testing cli demo   they use the public surface only
 """
 

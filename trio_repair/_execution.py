@@ -7,19 +7,19 @@ is cut off. All decisions are made in `_planning`; this module only does what th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import attrs
 
 from ._batching import Batcher
+from ._cache_repair import CacheRepair
 from ._config import AutoRepairConfig
 from ._divergence import CRITICAL_STORES, is_equal
-from ._errors import CircuitOpen, InvalidValue, StoreError, StoreRejected, StoreUnavailable
+from ._errors import InvalidValue, StoreError, StoreRejected, StoreUnavailable
 from ._events import EventKind
-from ._model import Document, RepairOutcome, RepairPhase, SyncStrategy
+from ._model import Document, RepairOutcome, RepairPhase
 from ._planning import (
     MANUAL_REASON,
-    CacheStep,
     PlanAction,
     PlannedWrite,
     Policy,
@@ -30,64 +30,12 @@ from ._planning import (
 from ._progress import Progress
 from ._requests import Gather, Request
 from ._ticket import Entry, Mission
+from ._verdict import MOVED_ERROR, UPDATE_FAILED, Ended, Moved, Verdict, store_failure, worst
 from ._views import Observation, Prepared, StoredDocument, WriteAnswer, WriteStatus
-
-MOVED_ERROR = "changed while being repaired"
-_UPDATE_FAILED = {
-    "text": "Text search update failed",
-    "vector": "Vector store update failed",
-    "cache": "Cache update failed",
-}
-
-
-@attrs.frozen
-class Verdict:
-    """How an attempt ended."""
-
-    outcome: RepairOutcome
-    error: str | None = None
-    transient: bool = False
-    """It failed for a reason that may pass."""
-    park: float | None = None
-    """Run again after so many seconds; this was not a failure."""
-
-
-class _Moved(Exception):
-    """The document is not what it was when the plan was made."""
-
-    def __init__(self, store: str) -> None:
-        super().__init__(store)
-        self.store = store
-
-
-class _Ended(Exception):
-    """The attempt cannot go on."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict)
-        self.verdict = verdict
-
-
-def _store_failure(error: StoreError, prefix: str | None = None) -> Verdict:
-    message = str(error) if prefix is None else f"{prefix}: {error.problem}"
-    # A store that stayed away for `unavailable_timeout` has had its chance.
-    transient = isinstance(error, StoreUnavailable) and not isinstance(error, CircuitOpen)
-    return Verdict(RepairOutcome.FAILED, message, transient=transient)
-
-
-async def _answers(gather: Gather, requests: Mapping[str, Request], progress: Progress) -> None:
-    """Wait for the answers, by store. **If cancelled:** what is not under way is taken back."""
-    progress.waits_for = requests
-    try:
-        await gather.wait()
-    except BaseException:
-        for request in requests.values():
-            request.withdraw()
-        raise
 
 
 class Repairer:
-    """Carries out repairs over the batchers of one engine. It holds no state of its own between attempts."""
+    """Carries out repairs over the batchers of one engine. It keeps nothing between attempts but a count."""
 
     def __init__(
         self,
@@ -99,11 +47,15 @@ class Repairer:
     ) -> None:
         self._batchers = batchers
         self._critical = {name: batchers[name] for name in CRITICAL_STORES}
-        self._cache = batchers.get("cache")
         self._policy = policy
         self._config = config
         self._emit = emit
         self._wall = wall
+        self._cache = (
+            CacheRepair(batchers["cache"], policy, config, emit, wall, self._content) if "cache" in batchers else None
+        )
+        self.reobserved = 0
+        """How often a document had moved and was looked at again."""
         self.fences = {name: batcher.traits.fence.value for name, batcher in batchers.items()}
 
     async def attempt(self, entry: Entry) -> Verdict:
@@ -116,17 +68,18 @@ class Repairer:
         for look in range(looks):
             try:
                 return await self._look_and_repair(entry, progress)
-            except _Ended as ended:
+            except Ended as ended:
                 return ended.verdict
-            except _Moved as change:
+            except Moved as change:
                 moved = change.store
                 progress.phase = RepairPhase.OBSERVE
                 busy = progress.outstanding()
                 if busy:
                     # Two writes of one document are never under way at once: look again when this one has ended.
                     problem = "an earlier write has not ended"
-                    return Verdict(RepairOutcome.FAILED, f"{_UPDATE_FAILED[busy[0][0]]}: {problem}", transient=True)
+                    return Verdict(RepairOutcome.FAILED, f"{UPDATE_FAILED[busy[0][0]]}: {problem}", transient=True)
                 if look + 1 < looks:
+                    self.reobserved += 1
                     self._emit(EventKind.REOBSERVED, doc_id=entry.doc_id, job=entry.tickets[0].job, store=moved)
         return Verdict(RepairOutcome.FAILED, f"{moved} store: document {entry.doc_id!r} {MOVED_ERROR}; look again")
 
@@ -135,12 +88,13 @@ class Repairer:
         progress.phase = RepairPhase.OBSERVE
         # The cache is looked at beside the others, but nothing waits for it until they are done.
         cache_gather = Gather(1)
-        cache_request = None if self._cache is None else self._cache.observe(doc_id, cache_gather)
+        cache_request = None if self._cache is None else self._cache.look(doc_id, cache_gather)
         try:
             views = await self._observe_critical(doc_id, progress)
-            if cache_request is not None and not any(view.version for view in views.values()):
+            nowhere = not any(view.version for view in views.values())
+            if nowhere and self._cache is not None and cache_request is not None:
                 # Nowhere, or in the cache alone: only the cache can tell which.
-                await self._see_cache(cache_gather, cache_request, progress, views)
+                await self._cache.see(cache_gather, cache_request, progress, views)
             plan = self._decide(doc_id, mission, views, progress)
             if plan.action is PlanAction.MANUAL:
                 return await self._leave_to_a_person(plan, cache_gather, cache_request, progress)
@@ -157,9 +111,9 @@ class Repairer:
             for name in CRITICAL_STORES:
                 progress.stores[name].confirm(plan.version)
             progress.verified = True
-            if cache_request is not None:
+            if self._cache is not None and cache_request is not None:
                 planned = None if mission.plan is None else plan.cache_step
-                await self._mend_cache(plan, planned, document, views, cache_gather, cache_request, progress)
+                await self._cache.mend(plan, planned, document, views, cache_gather, cache_request, progress)
         finally:
             if cache_request is not None:
                 cache_request.withdraw()
@@ -198,7 +152,7 @@ class Repairer:
     async def _observe_critical(self, doc_id: str, progress: Progress) -> dict[str, Observation]:
         gather = Gather(len(self._critical))
         requests = {name: batcher.observe(doc_id, gather) for name, batcher in self._critical.items()}
-        await _answers(gather, requests, progress)
+        await progress.answers(gather, requests)
         views: dict[str, Observation] = {}
         failures: list[StoreError] = []
         for name, request in requests.items():
@@ -211,21 +165,8 @@ class Repairer:
                 progress.stores[name].detail = answer.problem
                 failures.append(answer)
         if failures:
-            raise _Ended(_worst([_store_failure(failure) for failure in failures]))
+            raise Ended(worst([store_failure(failure) for failure in failures]))
         return views
-
-    async def _see_cache(
-        self, gather: Gather, request: Request, progress: Progress, views: dict[str, Observation]
-    ) -> None:
-        """Add the cache to the views, or a warning that it could not be looked at."""
-        await _answers(gather, {"cache": request}, progress)
-        if isinstance(request.answer, Observation):
-            views["cache"] = request.answer
-            progress.stores["cache"].saw(request.answer)
-            self._tell_seen(request.doc_id, "cache", request.answer)
-        elif isinstance(request.answer, StoreError):
-            progress.stores["cache"].detail = request.answer.problem
-            _warn(progress, f"Cache update warning: {request.answer}")
 
     def _tell_seen(self, doc_id: str, store: str, view: Observation) -> None:
         self._emit(EventKind.OBSERVED, doc_id=doc_id, store=store, token=view.token, version=view.version)
@@ -250,7 +191,7 @@ class Repairer:
             ours = mission.choice is None or not plan.writes or bool(progress.stores[name].requests)
             if not (decided and ours and is_equal(view, plan.version, self._policy.traits[name])):
                 progress.stores[name].detail = "changed since it was looked at"
-                raise _Moved(name)
+                raise Moved(name)
         writes = tuple(
             PlannedWrite(store=write.store, token=views[write.store].token)
             for write in plan.writes
@@ -261,8 +202,8 @@ class Repairer:
     async def _leave_to_a_person(
         self, plan: RepairPlan, gather: Gather, request: Request | None, progress: Progress
     ) -> Verdict:
-        if request is not None and not progress.stores["cache"].observed:
-            await self._see_cache(gather, request, progress, {})
+        if self._cache is not None and request is not None and not progress.stores["cache"].observed:
+            await self._cache.see(gather, request, progress, {})
         return Verdict(RepairOutcome.NEEDS_MANUAL, plan.reason)
 
     async def _content(
@@ -280,11 +221,11 @@ class Repairer:
         for source in plan.sources:
             gather = Gather(1)
             request = self._batchers[source].read(doc_id, gather)
-            await _answers(gather, {source: request}, progress)
+            await progress.answers(gather, {source: request})
             answer = request.answer
             if isinstance(answer, StoredDocument):
                 if answer.token != views[source].token:
-                    raise _Moved(source)
+                    raise Moved(source)
                 document = answer.document
                 if document is not None and document.text is not None and document.version == version:
                     if self._proves(document):
@@ -296,14 +237,14 @@ class Repairer:
             elif isinstance(answer, StoreRejected):
                 reasons.append(f"the {source} store cannot give the text ({answer.problem})")
             elif isinstance(answer, StoreUnavailable):
-                raise _Ended(_store_failure(answer))
+                raise Ended(store_failure(answer))
             elif isinstance(answer, StoreError):
                 broken = answer
         if broken is not None:
             # It may have the text, and nobody knows: nothing that a person could decide.
-            raise _Ended(_store_failure(broken))
+            raise Ended(store_failure(broken))
         why = "; ".join(reasons) if reasons else "no store can give the text"
-        raise _Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))
+        raise Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))
 
     def _proves(self, document: Document) -> bool:
         try:
@@ -315,7 +256,7 @@ class Repairer:
         progress.phase = RepairPhase.PREPARE
         gather = Gather(len(plan.writes))
         requests = {write.store: self._batchers[write.store].prepare(document, gather) for write in plan.writes}
-        await _answers(gather, requests, progress)
+        await progress.answers(gather, requests)
         prepared: dict[str, Prepared] = {}
         failures: list[Verdict] = []
         for name, request in requests.items():
@@ -323,9 +264,9 @@ class Repairer:
                 prepared[name] = request.answer
             elif isinstance(request.answer, StoreError):
                 progress.stores[name].detail = request.answer.problem
-                failures.append(_store_failure(request.answer, _UPDATE_FAILED[name]))
+                failures.append(store_failure(request.answer, UPDATE_FAILED[name]))
         if failures:
-            raise _Ended(_worst(failures))
+            raise Ended(worst(failures))
 
         progress.phase = RepairPhase.WRITE
         gather = Gather(len(plan.writes))
@@ -334,13 +275,13 @@ class Repairer:
             request = self._batchers[write.store].write(prepared[write.store], write.token, gather)
             progress.stores[write.store].wrote(request)
             requests[write.store] = request
-        await _answers(gather, requests, progress)
+        await progress.answers(gather, requests)
         moved: str | None = None
         for write in plan.writes:
             progress.stores[write.store].learn()
             answer = requests[write.store].answer
             if isinstance(answer, StoreError):
-                failures.append(_store_failure(answer, _UPDATE_FAILED[write.store]))
+                failures.append(store_failure(answer, UPDATE_FAILED[write.store]))
             elif isinstance(answer, WriteAnswer):
                 if answer.status is WriteStatus.REFUSED:
                     # Refused in favour of the decision itself (our own first sending, perhaps): read back and see.
@@ -349,11 +290,11 @@ class Repairer:
                         moved = write.store
                 elif answer.status is WriteStatus.REJECTED:
                     problem = "the store refuses the document" if answer.error is None else answer.error.problem
-                    failures.append(Verdict(RepairOutcome.FAILED, f"{_UPDATE_FAILED[write.store]}: {problem}"))
+                    failures.append(Verdict(RepairOutcome.FAILED, f"{UPDATE_FAILED[write.store]}: {problem}"))
         if failures:
-            raise _Ended(_worst(failures))
+            raise Ended(worst(failures))
         if moved is not None:
-            raise _Moved(moved)
+            raise Moved(moved)
 
     async def _read_back(self, doc_id: str, plan: RepairPlan, progress: Progress) -> dict[str, Observation]:
         """Look at the critical stores again. Returns only if every one equals the decision."""
@@ -376,137 +317,7 @@ class Repairer:
         if no_effect is not None:
             detail = progress.stores[no_effect].detail
             problem = "the store gave no verdict and holds nothing new" if detail is None else detail
-            raise _Ended(Verdict(RepairOutcome.FAILED, f"{_UPDATE_FAILED[no_effect]}: {problem}", transient=True))
+            raise Ended(Verdict(RepairOutcome.FAILED, f"{UPDATE_FAILED[no_effect]}: {problem}", transient=True))
         if moved is not None:
-            raise _Moved(moved)
+            raise Moved(moved)
         return views
-
-    # The cache: never critical, never a source
-
-    async def _mend_cache(
-        self,
-        plan: RepairPlan,
-        planned: CacheStep | None,
-        document: Document | None,
-        views: Mapping[str, Observation],
-        gather: Gather,
-        request: Request,
-        progress: Progress,
-    ) -> None:
-        """Bring the cache in line with the critical stores, if `planned` (None: anything) allows it.
-
-        Failing at this is a warning.
-        """
-        progress.phase = RepairPhase.CACHE
-        if self._cache is None:
-            return
-        doc_id = plan.doc_id
-        seen: dict[str, Observation] = {}
-        for _ in range(1 + self._config.max_reobserve):
-            await self._see_cache(gather, request, progress, seen)
-            if "cache" not in seen:
-                return
-            view = seen["cache"]
-            settled = plan_repair(
-                doc_id, {**views, **seen}, SyncStrategy.TEXT_SOURCE_OF_TRUTH, self._policy, now=self._wall()
-            )
-            if settled.cache_step is CacheStep.NONE:
-                progress.stores["cache"].confirm(settled.version)
-                return
-            if planned is CacheStep.NONE:
-                _warn(progress, f"Cache update warning: cache store: document {doc_id!r} differs, outside the plan")
-                return
-            if planned is CacheStep.INVALIDATE:
-                settled = attrs.evolve(settled, cache_step=CacheStep.INVALIDATE)
-            if await self._change_cache(settled, document, view, views, progress):
-                return
-            gather = Gather(1)
-            request = self._cache.observe(doc_id, gather)
-        _warn(progress, f"Cache update warning: cache store: document {doc_id!r} {MOVED_ERROR}; its entry may be stale")
-
-    async def _change_cache(
-        self,
-        plan: RepairPlan,
-        document: Document | None,
-        view: Observation,
-        views: Mapping[str, Observation],
-        progress: Progress,
-    ) -> bool:
-        """Replace the entry, or else remove it, or else warn. False if it changed meanwhile."""
-        assert self._cache is not None
-        store = progress.stores["cache"]
-        problem = "the entry may be stale"
-        if plan.cache_step is CacheStep.REFRESH:
-            prepared = await self._prepare_cache(plan, document, views, progress)
-            if isinstance(prepared, Prepared):
-                gather = Gather(1)
-                request = self._cache.write(prepared, view.token, gather)
-                store.wrote(request)
-                await _answers(gather, {"cache": request}, progress)
-                store.learn()
-                verdict = _cache_verdict(request)
-                if verdict is not None:
-                    return verdict
-                problem = "the entry may be stale" if store.detail is None else store.detail
-            else:
-                problem = prepared
-            if view.version is None:
-                _warn(progress, f"Cache update warning: cache store: {problem}")
-                return True
-        gather = Gather(1)
-        request = self._cache.remove(plan.doc_id, view.token, gather)
-        store.wrote(request)
-        await _answers(gather, {"cache": request}, progress)
-        store.learn()
-        verdict = _cache_verdict(request)
-        if verdict is not None:
-            if verdict and plan.cache_step is CacheStep.REFRESH:
-                _warn(progress, f"Cache update warning: cache store: entry removed, not refreshed: {problem}")
-            return verdict
-        problem = problem if store.detail is None else store.detail
-        _warn(progress, f"Cache update warning: cache store: document {plan.doc_id!r}: {problem}")
-        return True
-
-    async def _prepare_cache(
-        self, plan: RepairPlan, document: Document | None, views: Mapping[str, Observation], progress: Progress
-    ) -> Prepared | str:
-        assert self._cache is not None
-        if document is None:
-            source = progress.source
-            try:
-                document = await self._content(plan.doc_id, plan, views, progress)
-            except _Ended as ended:
-                return str(ended.verdict.error)
-            except _Moved:
-                return "the source changed meanwhile"
-            finally:
-                progress.phase = RepairPhase.CACHE
-                if source is not None:
-                    progress.source = source
-        gather = Gather(1)
-        request = self._cache.prepare(document, gather)
-        await _answers(gather, {"cache": request}, progress)
-        if isinstance(request.answer, Prepared):
-            return request.answer
-        return request.answer.problem if isinstance(request.answer, StoreError) else "it could not be prepared"
-
-
-def _cache_verdict(request: Request) -> bool | None:
-    """True: done. False: the entry changed meanwhile, look again. None: it failed."""
-    if isinstance(request.answer, WriteAnswer):
-        if request.answer.status is WriteStatus.LANDED:
-            return True
-        if request.answer.status is WriteStatus.REFUSED:
-            return False
-    return None
-
-
-def _warn(progress: Progress, warning: str) -> None:
-    if warning not in progress.warnings:
-        progress.warnings.append(warning)
-
-
-def _worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """Several failures as one: final if any is."""
-    error = "; ".join(verdict.error for verdict in verdicts if verdict.error is not None)
-    return Verdict(RepairOutcome.FAILED, error, transient=all(verdict.transient for verdict in verdicts))

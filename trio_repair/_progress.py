@@ -7,7 +7,7 @@ from typing import Final
 
 from ._errors import StoreError
 from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
-from ._requests import Request
+from ._requests import Gather, Request
 from ._views import Observation, WriteAnswer
 
 UNTOLD: Final = "an earlier write of this job got no verdict; what the store holds now is not by it"
@@ -140,6 +140,21 @@ class Progress:
         """How often such a wait began."""
         self.waits_for: Mapping[str, Request] = {}
         """By store, the requests whose answers the attempt was last waiting for."""
+
+    def warn(self, warning: str) -> None:
+        """Add a warning to the result, once."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    async def answers(self, gather: Gather, requests: Mapping[str, Request]) -> None:
+        """Wait for the answers, by store. **If cancelled:** what is not under way is taken back."""
+        self.waits_for = requests
+        try:
+            await gather.wait()
+        except BaseException:
+            for request in requests.values():
+                request.withdraw()
+            raise
 
     def outstanding(self) -> list[tuple[str, Request]]:
         """Writes that a store is still working on."""

@@ -39,7 +39,7 @@ class Mutant:
 
 
 _EXECUTION = "_execution:Repairer"
-_ENGINE = "_engine:RepairExecutionEngine"
+_ENGINE = "_supervisor:Supervisor"
 
 
 def _mutants() -> Iterator[Mutant]:
@@ -168,16 +168,16 @@ def _mutants() -> Iterator[Mutant]:
         breaks="the totals of statistics() do not add up",
         invariants=("I9",),
         where=f"{_ENGINE}._settle",
-        old="self._outcomes[verdict.outcome] += 1",
-        new="self._outcomes[verdict.outcome] += verdict.outcome.success",
+        old="self.outcomes[verdict.outcome] += 1",
+        new="self.outcomes[verdict.outcome] += verdict.outcome.success",
     )
     yield Mutant(
         name="withdrawn-job-forgotten",
         breaks="whoever waits for a job that was withdrawn from the queue waits for ever",
         invariants=("I9", "I14", "I15", "I16"),
-        where=f"{_ENGINE}._withdraw",
-        old="            self._queue.discard(ticket)\n            self._settle(ticket, verdict)\n",
-        new="            self._queue.discard(ticket)\n",
+        where=f"{_ENGINE}.withdraw",
+        old="            self.queue.discard(ticket)\n            self._settle(ticket, verdict)\n",
+        new="            self.queue.discard(ticket)\n",
     )
     yield Mutant(
         name="endless-retries",
@@ -263,9 +263,9 @@ def _mutants() -> Iterator[Mutant]:
         name="permit-too-many",
         breaks="one repair more runs than the limit allows",
         invariants=("I13",),
-        where=f"{_ENGINE}._dispatch",
-        old="len(self._active) < self._limits.max_concurrent_jobs",
-        new="len(self._active) <= self._limits.max_concurrent_jobs",
+        where=f"{_ENGINE}.dispatch",
+        old="len(self.active) < self.limits.max_concurrent_jobs",
+        new="len(self.active) <= self.limits.max_concurrent_jobs",
     )
     yield Mutant(
         name="permit-leaked",
@@ -279,8 +279,8 @@ def _mutants() -> Iterator[Mutant]:
         name="pause-ignored",
         breaks="repairs start while an operator has paused them",
         invariants=("I13",),
-        where=f"{_ENGINE}._dispatch",
-        old="while not self._paused and not self._aborted",
+        where=f"{_ENGINE}.dispatch",
+        old="while not self.paused and not self._aborted",
         new="while not self._aborted",
         first_seed=9,
     )
@@ -296,8 +296,8 @@ def _mutants() -> Iterator[Mutant]:
         name="deadline-ignored-while-waiting",
         breaks="a job that waits is not given up at its deadline",
         invariants=("I15",),
-        where=f"{_ENGINE}._accept",
-        old="ticket.timer = self._timetable.at(deadline, self._deadline_passed, ticket)",
+        where=f"{_ENGINE}.accept",
+        old="ticket.timer = self.timetable.at(deadline, self._deadline_passed, ticket)",
         new="pass",
         first_seed=4,
     )
@@ -313,7 +313,7 @@ def _mutants() -> Iterator[Mutant]:
         name="cancelled-is-swallowed",
         breaks="a caller that is cancelled goes on as if it were not",
         invariants=("I16",),
-        where=f"{_ENGINE}._wait_or_withdraw",
+        where="_engine:RepairExecutionEngine._wait_or_withdraw",
         old="handle.cancel()\n            raise",
         new="handle.cancel()\n            return handle.result",
     )

@@ -193,8 +193,8 @@ class _Play:
         async with open_repair_engine(stores, scenario.config, instruments=instruments, rng=self.rng) as engine:
             self.engine = engine
             self.policy = Policy.of(stores, scenario.config)
-            execute = engine._execute
-            engine._execute = lambda entry: self._watched(execute, entry)  # type: ignore[method-assign]
+            execute = engine._supervisor.execute
+            engine._supervisor.execute = lambda entry: self._watched(execute, entry)  # type: ignore[method-assign]
             self.log.add(LimitSet, value=engine.limits.max_concurrent_jobs)
             try:
                 for step in scenario.program:

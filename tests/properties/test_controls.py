@@ -8,7 +8,7 @@ from .laws import LAWS, finds
 from .planted import Bug, planted
 
 _EXECUTION = "_execution:Repairer"
-_ENGINE = "_engine:RepairExecutionEngine"
+_ENGINE = "_supervisor:Supervisor"
 _BATCHER = "_batching:Batcher"
 
 BUGS: list[tuple[str, Bug]] = [
@@ -35,7 +35,7 @@ BUGS: list[tuple[str, Bug]] = [
         Bug(
             "what cannot be read is deleted",
             f"{_EXECUTION}._content",
-            'raise _Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))',
+            'raise Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))',
             "return Document.tombstone(doc_id, number=0)",
         ),
     ),
@@ -77,7 +77,7 @@ BUGS: list[tuple[str, Bug]] = [
             "one store is written before the other is ready",
             f"{_EXECUTION}._write_critical",
             """        if failures:
-            raise _Ended(_worst(failures))
+            raise Ended(worst(failures))
 
         progress.phase""",
             """        plan = attrs.evolve(plan, writes=tuple(write for write in plan.writes if write.store in prepared))
@@ -134,18 +134,18 @@ BUGS: list[tuple[str, Bug]] = [
         Bug(
             "a result is counted twice",
             f"{_ENGINE}._settle",
-            "_outcomes[verdict.outcome] += 1",
-            "_outcomes[verdict.outcome] += 2",
+            "outcomes[verdict.outcome] += 1",
+            "outcomes[verdict.outcome] += 2",
         ),
     ),
     (
         "i09",
         Bug(
             "a withdrawn job gets no result",
-            f"{_ENGINE}._withdraw",
-            """            self._queue.discard(ticket)
+            f"{_ENGINE}.withdraw",
+            """            self.queue.discard(ticket)
             self._settle(ticket, verdict)""",
-            """            self._queue.discard(ticket)""",
+            """            self.queue.discard(ticket)""",
         ),
     ),
     ("i10", Bug("no bisection", f"{_BATCHER}._misbehaved", "if len(call.requests) > 1:", "if False:")),
@@ -173,9 +173,9 @@ BUGS: list[tuple[str, Bug]] = [
         "i13",
         Bug(
             "a permit too many",
-            f"{_ENGINE}._dispatch",
-            "len(self._active) < self._limits.max_concurrent_jobs",
-            "len(self._active) <= self._limits.max_concurrent_jobs",
+            f"{_ENGINE}.dispatch",
+            "len(self.active) < self.limits.max_concurrent_jobs",
+            "len(self.active) <= self.limits.max_concurrent_jobs",
         ),
     ),
     (
@@ -237,7 +237,7 @@ BUGS: list[tuple[str, Bug]] = [
         "i16",
         Bug(
             "Cancelled is swallowed",
-            f"{_ENGINE}._wait_or_withdraw",
+            "_engine:RepairExecutionEngine._wait_or_withdraw",
             "handle.cancel()\n            raise",
             "handle.cancel()\n            return handle.result",
         ),

@@ -211,21 +211,21 @@ class TestI01ToI16TheEngineUnderAnyProgram(EngineMachine.TestCase):  # type: ign
 BUGS = [
     Bug(
         "a running job that is cancelled is told twice",
-        "_engine:RepairExecutionEngine._withdraw",
+        "_supervisor:Supervisor.withdraw",
         "entry.cancelled = True",
         "entry.cancelled = True; self._settle(ticket, verdict)",
     ),
     Bug(
         "a resumed engine forgets who waits",
         "_engine:RepairExecutionEngine.resume",
-        "self._paused = False",
-        "self._paused = False; self._queue = WorkQueue(1.0)",
+        "self._supervisor.paused = False",
+        "self._supervisor.paused = False; self._supervisor.queue = type(self._supervisor.queue)(1.0)",
     ),
     Bug(
         "cleanup ends what is in time",
-        "_engine:RepairExecutionEngine.cleanup_timed_out_operations",
-        "self._active.past_deadline(trio.current_time())",
-        "self._active.past_deadline(1e18)",
+        "_supervisor:Supervisor.stop_overdue",
+        "self.active.past_deadline(trio.current_time())",
+        "self.active.past_deadline(1e18)",
     ),
 ]
 

@@ -1,0 +1,172 @@
+"""The cache's part of a repair: never critical, never a source; failing at it is a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import attrs
+
+from ._batching import Batcher
+from ._config import AutoRepairConfig
+from ._errors import StoreError
+from ._events import EventKind
+from ._model import Document, RepairPhase, SyncStrategy
+from ._planning import CacheStep, Policy, RepairPlan, plan_repair
+from ._progress import Progress
+from ._requests import Gather, Request
+from ._verdict import MOVED_ERROR, Ended, Moved
+from ._views import Observation, Prepared, WriteAnswer, WriteStatus
+
+
+class CacheRepair:
+    """Brings the cache in line with the critical stores.
+
+    Args:
+        batcher: the cache's.
+        content: gives the document to write, as `Repairer` reads it from a source.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        policy: Policy,
+        config: AutoRepairConfig,
+        emit: Callable[..., None],
+        wall: Callable[[], float],
+        content: Callable[[str, RepairPlan, Mapping[str, Observation], Progress], Awaitable[Document]],
+    ) -> None:
+        self._batcher = batcher
+        self._policy = policy
+        self._config = config
+        self._emit = emit
+        self._wall = wall
+        self._content = content
+
+    def look(self, doc_id: str, gather: Gather) -> Request:
+        """Ask what the cache holds."""
+        return self._batcher.observe(doc_id, gather)
+
+    async def see(self, gather: Gather, request: Request, progress: Progress, views: dict[str, Observation]) -> None:
+        """Add the cache to the views, or a warning that it could not be looked at."""
+        await progress.answers(gather, {"cache": request})
+        if isinstance(request.answer, Observation):
+            views["cache"] = request.answer
+            progress.stores["cache"].saw(request.answer)
+            view = request.answer
+            self._emit(EventKind.OBSERVED, doc_id=request.doc_id, store="cache", token=view.token, version=view.version)
+        elif isinstance(request.answer, StoreError):
+            progress.stores["cache"].detail = request.answer.problem
+            progress.warn(f"Cache update warning: {request.answer}")
+
+    async def mend(
+        self,
+        plan: RepairPlan,
+        planned: CacheStep | None,
+        document: Document | None,
+        views: Mapping[str, Observation],
+        gather: Gather,
+        request: Request,
+        progress: Progress,
+    ) -> None:
+        """Bring the cache in line with the critical stores, if `planned` (None: anything) allows it.
+
+        Failing at this is a warning.
+        """
+        progress.phase = RepairPhase.CACHE
+        doc_id = plan.doc_id
+        seen: dict[str, Observation] = {}
+        for _ in range(1 + self._config.max_reobserve):
+            await self.see(gather, request, progress, seen)
+            if "cache" not in seen:
+                return
+            view = seen["cache"]
+            settled = plan_repair(
+                doc_id, {**views, **seen}, SyncStrategy.TEXT_SOURCE_OF_TRUTH, self._policy, now=self._wall()
+            )
+            if settled.cache_step is CacheStep.NONE:
+                progress.stores["cache"].confirm(settled.version)
+                return
+            if planned is CacheStep.NONE:
+                progress.warn(f"Cache update warning: cache store: document {doc_id!r} differs, outside the plan")
+                return
+            if planned is CacheStep.INVALIDATE:
+                settled = attrs.evolve(settled, cache_step=CacheStep.INVALIDATE)
+            if await self._change(settled, document, view, views, progress):
+                return
+            gather = Gather(1)
+            request = self._batcher.observe(doc_id, gather)
+        progress.warn(f"Cache update warning: cache store: document {doc_id!r} {MOVED_ERROR}; its entry may be stale")
+
+    async def _change(
+        self,
+        plan: RepairPlan,
+        document: Document | None,
+        view: Observation,
+        views: Mapping[str, Observation],
+        progress: Progress,
+    ) -> bool:
+        """Replace the entry, or else remove it, or else warn. False if it changed meanwhile."""
+        store = progress.stores["cache"]
+        problem = "the entry may be stale"
+        if plan.cache_step is CacheStep.REFRESH:
+            prepared = await self._prepare(plan, document, views, progress)
+            if isinstance(prepared, Prepared):
+                gather = Gather(1)
+                request = self._batcher.write(prepared, view.token, gather)
+                store.wrote(request)
+                await progress.answers(gather, {"cache": request})
+                store.learn()
+                verdict = _cache_verdict(request)
+                if verdict is not None:
+                    return verdict
+                problem = "the entry may be stale" if store.detail is None else store.detail
+            else:
+                problem = prepared
+            if view.version is None:
+                progress.warn(f"Cache update warning: cache store: {problem}")
+                return True
+        gather = Gather(1)
+        request = self._batcher.remove(plan.doc_id, view.token, gather)
+        store.wrote(request)
+        await progress.answers(gather, {"cache": request})
+        store.learn()
+        verdict = _cache_verdict(request)
+        if verdict is not None:
+            if verdict and plan.cache_step is CacheStep.REFRESH:
+                progress.warn(f"Cache update warning: cache store: entry removed, not refreshed: {problem}")
+            return verdict
+        problem = problem if store.detail is None else store.detail
+        progress.warn(f"Cache update warning: cache store: document {plan.doc_id!r}: {problem}")
+        return True
+
+    async def _prepare(
+        self, plan: RepairPlan, document: Document | None, views: Mapping[str, Observation], progress: Progress
+    ) -> Prepared | str:
+        if document is None:
+            source = progress.source
+            try:
+                document = await self._content(plan.doc_id, plan, views, progress)
+            except Ended as ended:
+                return str(ended.verdict.error)
+            except Moved:
+                return "the source changed meanwhile"
+            finally:
+                progress.phase = RepairPhase.CACHE
+                if source is not None:
+                    progress.source = source
+        gather = Gather(1)
+        request = self._batcher.prepare(document, gather)
+        await progress.answers(gather, {"cache": request})
+        if isinstance(request.answer, Prepared):
+            return request.answer
+        return request.answer.problem if isinstance(request.answer, StoreError) else "it could not be prepared"
+
+
+def _cache_verdict(request: Request) -> bool | None:
+    """True: done. False: the entry changed meanwhile, look again. None: it failed."""
+    if isinstance(request.answer, WriteAnswer):
+        if request.answer.status is WriteStatus.LANDED:
+            return True
+        if request.answer.status is WriteStatus.REFUSED:
+            return False
+    return None

@@ -1,0 +1,443 @@
+"""The supervisor: one nursery, and each repair in it under a cancel scope of its own.
+
+A synchronous dispatcher starts repairs as slots free up: the permit is taken before the task is spawned, so that there
+are never more tasks than slots. Settling a job (statistics, instruments, handle) is one synchronous act.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import random
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ._active import ActiveTable
+from ._backoff import backoff_delay
+from ._batching import Batcher
+from ._config import AutoRepairConfig
+from ._errors import DuplicateJob, EngineClosed
+from ._events import EventKind
+from ._execution import Repairer
+from ._limits import Limits
+from ._model import RepairJob, RepairOutcome, RepairResult
+from ._planning import Policy
+from ._progress import untouched_receipt
+from ._queue import WorkQueue
+from ._requests import Operation
+from ._streaming import ResultStream
+from ._telling import Telling
+from ._ticket import Entry, Mission, Ticket
+from ._timetable import Timetable
+from ._verdict import CANCELLED_ERROR, TIMED_OUT_ERROR, Verdict
+from .abc import Stores
+
+logger = logging.getLogger("trio_repair")
+
+
+class Supervisor:
+    """Takes jobs in, runs their repairs, settles them.
+
+    Invariants:
+        - `tickets` holds every accepted job that is not settled, by id.
+        - An entry is in `queue` or in `active`, never in both.
+    """
+
+    def __init__(
+        self,
+        stores: Stores,
+        config: AutoRepairConfig,
+        telling: Telling,
+        rng: random.Random,
+        wall_clock: Callable[[], dt.datetime],
+        executor: Callable[[Entry], Awaitable[Verdict]] | None,
+    ) -> None:
+        self.config = config
+        self.wall_clock = wall_clock
+        self.timetable = Timetable()
+        self.queue = WorkQueue(config.aging_seconds)
+        self.active = ActiveTable()
+        self.tickets: dict[str, Ticket] = {}
+        self.limits = Limits(config.max_concurrent_jobs, config.max_queued_jobs, self.dispatch)
+        self.batchers = {
+            name: Batcher(name, store, config, self.timetable, telling.emit, fail_fast=name == "cache")
+            for name, store in stores.by_name.items()
+        }
+        self.repairer = repairer = Repairer(
+            self.batchers, Policy.of(stores, config), config, telling.emit, lambda: wall_clock().timestamp()
+        )
+        self.execute = repairer.attempt if executor is None else executor
+        self.room = trio.Event()
+        """Set when the queue takes jobs again, or never will."""
+        self.closed = False
+        self.paused = False
+        self.accepted = 0
+        self.retries = 0
+        self.outcomes: Counter[RepairOutcome] = Counter()
+        self._telling = telling
+        self._emit = telling.emit
+        self._rng = rng
+        self._untouched = untouched_receipt(repairer.fences)
+        self._nursery: trio.Nursery
+        self._idle: trio.Event | None = None
+        self._aborted = False
+        self._attempts = 0
+
+    # Taking jobs
+
+    def accept(self, job: RepairJob, mission: Mission, stream: ResultStream | None) -> Ticket:
+        if self.closed:
+            raise EngineClosed("the engine takes no more jobs; open a new one")
+        if job.id in self.tickets:
+            raise DuplicateJob(job.id)
+        if len(self.queue) >= self.limits.max_queued_jobs:
+            if self.room.is_set():
+                self.room = trio.Event()
+            raise trio.WouldBlock
+        now = trio.current_time()
+        deadline = None if job.deadline is None else now + (job.deadline - self.wall_clock()).total_seconds()
+        ticket = Ticket(job, now, deadline, None if stream is None else stream.settled)
+        self.tickets[job.id] = ticket
+        self.accepted += 1
+        if stream is not None:
+            stream.accepted(ticket)
+        # Plans and choices are a caller's own; they are never shared.
+        key: object = ticket
+        if mission.moves_with_the_document:
+            key = (job.strategy, job.timeout, job.deadline, job.max_retries - job.retry_count)
+        self.queue.add(ticket, key, mission, now)
+        if deadline is not None:
+            ticket.timer = self.timetable.at(deadline, self._deadline_passed, ticket)
+        locked_by = self.queue.locked_by(job.doc_id)
+        if locked_by is not None:
+            self._watch_lock(ticket, locked_by)
+        if self._telling:
+            # Told last: an instrument may withdraw the job at once, and finds it complete.
+            self._emit(EventKind.ACCEPTED, doc_id=job.doc_id, job=job)
+        self.dispatch()
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        if ticket.result is not None:
+            return False
+        entry = ticket.entry
+        verdict = Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)
+        if self.queue.holds(entry):
+            self.queue.discard(ticket)
+            self._settle(ticket, verdict)
+        elif len(entry.tickets) > 1:
+            entry.tickets.remove(ticket)
+            self._settle(ticket, verdict)
+        else:
+            entry.cancelled = True
+            if entry.scope is not None:
+                entry.scope.cancel()
+        self.dispatch()
+        return True
+
+    # Running
+
+    def dispatch(self) -> None:
+        """Start what may start. The slot is taken here, before the task is spawned."""
+        while not self.paused and not self._aborted and len(self.active) < self.limits.max_concurrent_jobs:
+            entry = self.queue.pop()
+            if entry is None:
+                break
+            self.active.add(entry)
+            now = trio.current_time()
+            entry.attempts += 1
+            entry.started_at = now
+            if entry.first_started_at is None:
+                entry.first_started_at = now
+            timeout = entry.tickets[0].job.timeout
+            entry.timeout_at = now + (self.config.job_timeout_seconds if timeout is None else timeout)
+            deadline = entry.tickets[0].deadline
+            if deadline is not None:
+                entry.timeout_at = max(now, min(entry.timeout_at, deadline))
+            for ticket in entry.tickets:
+                self._stop_timers(ticket)
+            self._attempts += 1
+            entry.attempt = self._attempts
+            self._nursery.start_soon(self._supervise, entry)
+            if self._telling:
+                # In the step that takes the slot, so that what is told of running repairs and the limit agrees.
+                self._tell_started(entry, now)
+        if not self.room.is_set() and len(self.queue) < self.limits.max_queued_jobs:
+            self.room.set()
+
+    def _tell_started(self, entry: Entry, now: float) -> None:
+        limit, attempt, timeout = self.limits.max_concurrent_jobs, entry.attempt, entry.timeout_at - now
+        for ticket in tuple(entry.tickets):
+            self._emit(
+                EventKind.STARTED,
+                doc_id=entry.doc_id,
+                job=ticket.job,
+                attempt=attempt,
+                limit=limit,
+                timeout=timeout,
+                detail=entry.mission.follows,
+            )
+
+    async def _supervise(self, entry: Entry) -> None:
+        """Run one attempt under its own cancel scope, and settle or requeue synchronously, whatever happened."""
+        verdict: Verdict | None = None
+        failure: BaseException | None = None
+        scope: trio.CancelScope | None = None
+        try:
+            with trio.move_on_after(max(0.0, entry.timeout_at - trio.current_time())) as scope:
+                entry.scope = scope
+                if entry.cancelled:
+                    scope.cancel()
+                verdict = await self.execute(entry)
+        except Exception as error:
+            failure = error
+        except BaseExceptionGroup as group:
+            # A concurrent error beside Cancelled is kept for the result; the rest goes on.
+            failure, rest = group.split(Exception)
+            if rest is not None:
+                raise rest from None
+        finally:
+            self._ended(entry, verdict, failure, timed_out=scope is not None and scope.cancelled_caught)
+
+    def _ended(self, entry: Entry, verdict: Verdict | None, failure: BaseException | None, *, timed_out: bool) -> None:
+        now = trio.current_time()
+        entry.scope = None
+        entry.overdue = False
+        entry.running_seconds += now - entry.started_at
+        self.active.remove(entry)
+        if entry.progress is not None:
+            entry.progress.withdraw()
+        self._emit(EventKind.ENDED, doc_id=entry.doc_id, attempt=entry.attempt)
+        if verdict is None:
+            verdict = self._verdict_without_one(entry, failure, timed_out=timed_out)
+        # A store may still work on a write of this attempt; until it has ended, nothing else touches the document.
+        outstanding = [] if entry.progress is None else entry.progress.outstanding()
+        for name, request in outstanding:
+            request.on_ended = self._unlocker(entry.doc_id, name)
+        if outstanding:
+            # Before anybody is told of the end, and may ask for the document again.
+            self.queue.lock(entry.doc_id, [name for name, _request in outstanding])
+            for name, _request in outstanding:
+                self._emit(EventKind.LOCKED, doc_id=entry.doc_id, store=name)
+        delay = self._delay_before_next_attempt(entry, verdict, now)
+        if delay is None:
+            if verdict.park is not None:
+                # It was to go on after a wait, and nothing but a cancellation keeps it from that.
+                verdict = Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)
+            self.queue.finish(entry)
+            tickets, entry.tickets = entry.tickets, []
+            for ticket in tickets:
+                self._settle(ticket, verdict)
+        else:
+            self.queue.put_back(entry, now + delay)
+            self.timetable.at(now + delay, self._back_off_over, entry)
+            for ticket in entry.tickets:
+                if ticket.deadline is not None:
+                    ticket.timer = self.timetable.at(ticket.deadline, self._deadline_passed, ticket)
+        if outstanding:
+            for ticket in self.queue.waiting_on(entry.doc_id):
+                self._watch_lock(ticket, outstanding[0][0])
+        self.dispatch()
+
+    def _verdict_without_one(self, entry: Entry, failure: BaseException | None, *, timed_out: bool) -> Verdict:
+        progress = entry.progress
+        beside = None if failure is None else f"{_names(failure)} was raised"
+        if failure is not None:
+            # Where, not what: its message may hold document text.
+            where = "".join(traceback.format_tb(failure.__traceback__)).rstrip()
+            logger.error("repair of %r raised %s\n%s", entry.doc_id, _names(failure), where)
+        if progress is not None:
+            self.repairer.take_in_read_back(progress)
+        if progress is not None and progress.verified:
+            # The critical stores were read back equal; what was cut off is the cache's part.
+            step = progress.stores.get("cache")
+            if step is not None:
+                progress.warnings.append(f"Cache update warning: not finished{f' ({beside})' if beside else ''}")
+            return Repairer.finished(progress)
+        if timed_out and not entry.cancelled:
+            waiting = self._store_waited_for(entry)
+            if waiting is not None:
+                return Verdict(RepairOutcome.FAILED, waiting)
+            error = TIMED_OUT_ERROR if beside is None else f"{TIMED_OUT_ERROR}; {beside}"
+            return Verdict(RepairOutcome.TIMED_OUT, error)
+        if failure is not None:
+            return Verdict(RepairOutcome.FAILED, f"internal error: {beside}")
+        return Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)
+
+    def _store_waited_for(self, entry: Entry) -> str | None:
+        """If the attempt could do nothing but wait for a store whose breaker is open: which."""
+        progress = entry.progress
+        if progress is None or progress.outstanding():
+            return None
+        for name, request in progress.waits_for.items():
+            # What is only prepared does not wait for the breaker.
+            waits = request.answer is None and not request.was_sent and request.operation is not Operation.PREPARE
+            if waits and self.batchers[name].is_open():
+                return f"{name} store: is unreachable; check it and repair again"
+        return None
+
+    def _delay_before_next_attempt(self, entry: Entry, verdict: Verdict, now: float) -> float | None:
+        """How long to wait before the entry runs again, its slot free meanwhile; None: it is to be settled."""
+        if not entry.tickets or entry.cancelled or self._aborted or (self.closed and self.paused):
+            return None
+        if verdict.park is not None:
+            return verdict.park
+        job, deadline = entry.tickets[0].job, entry.tickets[0].deadline
+        if not verdict.transient or job.retry_count + entry.retries >= job.max_retries:
+            return None
+        base, cap = self.config.backoff_base, self.config.backoff_cap
+        delay = backoff_delay(entry.retries + 1, base=base, cap=cap, rng=self._rng)
+        if deadline is not None and now + delay >= deadline:
+            return None
+        entry.retries += 1
+        self.retries += 1
+        self._emit(EventKind.RETRY, doc_id=entry.doc_id, job=job, detail=verdict.error)
+        return delay
+
+    def _back_off_over(self, entry: Entry) -> None:
+        self.queue.make_ready(entry)
+        self.dispatch()
+
+    def stop_overdue(self) -> list[str]:
+        """Cancel every repair that is past its timeout, and return the ids of their jobs; each id once."""
+        ids: list[str] = []
+        for entry in self.active.past_deadline(trio.current_time()):
+            if entry.overdue:
+                continue
+            entry.overdue = True
+            if entry.scope is not None:
+                entry.scope.cancel()
+            for ticket in entry.tickets:
+                ids.append(ticket.job.id)
+                self._emit(EventKind.OVERDUE, doc_id=entry.doc_id, job=ticket.job)
+        return ids
+
+    # Ending
+
+    def _deadline_passed(self, ticket: Ticket) -> None:
+        """A job's deadline passed while it waited."""
+        locked_by = self.queue.locked_by(ticket.job.doc_id)
+        if locked_by is not None:
+            self._lock_outlasted(ticket, locked_by)
+            return
+        self.queue.discard(ticket)
+        self._settle(ticket, Verdict(RepairOutcome.TIMED_OUT, TIMED_OUT_ERROR))
+        self.dispatch()
+
+    def _watch_lock(self, ticket: Ticket, store: str) -> None:
+        if ticket.lock_timer is None:
+            when = trio.current_time() + self.config.unavailable_timeout
+            ticket.lock_timer = self.timetable.at(when, self._lock_outlasted, ticket, store)
+
+    def _lock_outlasted(self, ticket: Ticket, store: str) -> None:
+        problem = f"{store} store: still busy with an earlier write of document {ticket.job.doc_id!r}; try again later"
+        self.queue.discard(ticket)
+        self._settle(ticket, Verdict(RepairOutcome.FAILED, problem))
+        self.dispatch()
+
+    def _unlocker(self, doc_id: str, store: str) -> Callable[[], None]:
+        def unlock() -> None:
+            self.queue.unlock(doc_id, store)
+            self._emit(EventKind.UNLOCKED, doc_id=doc_id, store=store)
+            if self.queue.locked_by(doc_id) is None:
+                for ticket in self.queue.waiting_on(doc_id):
+                    if ticket.lock_timer is not None:
+                        self.timetable.cancel(ticket.lock_timer)
+                        ticket.lock_timer = None
+            self.dispatch()
+
+        return unlock
+
+    def _stop_timers(self, ticket: Ticket) -> None:
+        if ticket.timer is not None:
+            self.timetable.cancel(ticket.timer)
+            ticket.timer = None
+        if ticket.lock_timer is not None:
+            self.timetable.cancel(ticket.lock_timer)
+            ticket.lock_timer = None
+
+    def _settle(self, ticket: Ticket, verdict: Verdict) -> None:
+        """Statistics, instruments, handle: one synchronous act."""
+        self._stop_timers(ticket)
+        job, entry = ticket.job, ticket.entry
+        started = entry.first_started_at
+        progress = entry.progress
+        result = RepairResult(
+            doc_id=job.doc_id,
+            job_id=job.id,
+            outcome=verdict.outcome,
+            updated_systems=() if progress is None else progress.updated_systems(),
+            error=None if verdict.outcome.success else verdict.error,
+            warnings=() if progress is None else tuple(progress.warnings),
+            source=None if progress is None else progress.source,
+            version=None if progress is None else progress.version,
+            receipt=self._untouched if progress is None else progress.receipt(),
+            attempts=entry.attempts,
+            queued_seconds=max(0.0, (trio.current_time() if started is None else started) - ticket.accepted_at),
+            running_seconds=entry.running_seconds,
+        )
+        ticket.result = result
+        del self.tickets[job.id]
+        self.outcomes[verdict.outcome] += 1
+        if self._telling:
+            self._emit(EventKind.SETTLED, doc_id=job.doc_id, job=job, result=result)
+        if ticket.event is not None:
+            ticket.event.set()
+        if ticket.on_settled is not None:
+            ticket.on_settled(ticket)
+        if self._idle is not None and not self.tickets and not len(self.active):
+            self._idle.set()
+            self._idle = None
+
+    # Opening and closing
+
+    def start(self, repairs: trio.Nursery, calls: trio.Nursery) -> None:
+        self._nursery = repairs
+        for batcher in self.batchers.values():
+            batcher.nursery = calls
+        calls.start_soon(self.timetable.serve)
+
+    async def drain(self) -> None:
+        """Wait until no job is queued or running. **If cancelled:** nothing has changed."""
+        while self.tickets or len(self.active):
+            if self._idle is None:
+                self._idle = trio.Event()
+            await self._idle.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def drain_at_exit(self) -> None:
+        """No more intake; let accepted jobs end, for at most `drain_timeout`. A paused engine starts no more."""
+        self.closed = True
+        self.room.set()
+        if self.paused:
+            self._settle_queue()
+        with trio.move_on_after(self.config.drain_timeout):
+            await self.drain()
+
+    def abort(self) -> None:
+        """Start nothing more, and settle every job that waits as CANCELLED."""
+        self.closed = True
+        self._aborted = True
+        self.room.set()
+        self._settle_queue()
+
+    def _settle_queue(self) -> None:
+        for ticket in self.queue.tickets():
+            if ticket.result is None:  # an instrument that was told of one may withdraw another
+                self.queue.discard(ticket)
+                self._settle(ticket, Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR))
+
+    def close_batchers(self) -> None:
+        grace_ends = trio.current_time() + self.config.grace
+        for batcher in self.batchers.values():
+            batcher.close(grace_ends)
+
+
+def _names(failure: BaseException) -> str:
+    """The types of what was raised; of a group, those of its members."""
+    if isinstance(failure, BaseExceptionGroup):
+        return ", ".join(dict.fromkeys(_names(error) for error in failure.exceptions))
+    return type(failure).__name__
