@@ -45,15 +45,33 @@ class FaultKind(enum.Enum):
     """† The call is done, and its last answer is missing."""
     BLOCKED_LOOP = "blocked-loop"
     """† The call blocks the thread, and with it all of Trio, for `delay` seconds of wall time."""
+    LATE_LANDING = "late-landing"
+    """Every answer is UNKNOWN, and `delay` seconds after the call began, whatever has become of it by then, it is done:
+    what its fence then finds decides. write, remove."""
+    PARTIAL_BULK = "partial-bulk"
+    """† Some documents of a call that names several are served, and then `StoreUnavailable` is raised."""
+    OVERTAKEN = "overtaken"
+    """The call waits until one that was made later has ended, at most `delay` seconds. It can be cancelled."""
+    SHUFFLED_ANSWERS = "shuffled-answers"
+    """† The call is done, and its answers, of several, come in another order than the documents."""
+    STUCK = "stuck"
+    """† The call ignores cancellation, as a driver's thread does, until `heal`, at most `delay` seconds; then it is
+    done."""
+    CLOCK_SKEW = "clock-skew"
+    """Somebody whose clock is `delay` seconds ahead (behind, if negative) changes the document just before the call:
+    number (of a hybrid logical clock) and `updated_at` come from that clock, whatever is held."""
+    CRASH = "crash"
+    """The store crashes: calls under way fail, what it had not committed is gone, and for `delay` seconds it refuses
+    calls. Only over a store that can crash (see `CrashingStore`)."""
 
     @property
     def operations(self) -> frozenset[str]:
         """Where it can strike."""
         if self in _LOST:
             return _UPDATES
-        if self in PER_DOCUMENT or self in (FaultKind.WRONG_LENGTH, FaultKind.CONCURRENT_WRITE):
+        if self in PER_DOCUMENT or self in _BATCH_ONLY:
             return _BATCHES
-        if self is FaultKind.SWALLOWED_CANCEL:
+        if self in (FaultKind.SWALLOWED_CANCEL, FaultKind.STUCK, FaultKind.OVERTAKEN):
             return _BATCHES | {"count"}
         return frozenset(OPERATIONS)
 
@@ -63,8 +81,23 @@ class DriverFault(Exception):
 
 
 PER_DOCUMENT: Final = frozenset({FaultKind.REJECTED, FaultKind.DOCUMENT_UNAVAILABLE})
-_LOST: Final = frozenset({FaultKind.ACK_LOST, FaultKind.REQUEST_LOST})
-_DELAYED: Final = frozenset({FaultKind.LATENCY, FaultKind.SWALLOWED_CANCEL, FaultKind.BLOCKED_LOOP})
+SEVERAL: Final = frozenset({FaultKind.PARTIAL_BULK, FaultKind.SHUFFLED_ANSWERS})
+"""What can strike only a call that names several documents."""
+_RIVALS: Final = frozenset({FaultKind.CONCURRENT_WRITE, FaultKind.CLOCK_SKEW})
+
+_BATCH_ONLY: Final = SEVERAL | _RIVALS | {FaultKind.WRONG_LENGTH}
+_LOST: Final = frozenset({FaultKind.ACK_LOST, FaultKind.REQUEST_LOST, FaultKind.LATE_LANDING})
+_DELAYED: Final = frozenset(
+    {
+        FaultKind.LATENCY,
+        FaultKind.SWALLOWED_CANCEL,
+        FaultKind.BLOCKED_LOOP,
+        FaultKind.LATE_LANDING,
+        FaultKind.OVERTAKEN,
+        FaultKind.STUCK,
+        FaultKind.CLOCK_SKEW,
+    }
+)
 _UPDATES: Final = frozenset({"write", "remove"})
 _BATCHES: Final = frozenset({"observe", "read", "prepare", "write", "remove"})
 
@@ -88,7 +121,8 @@ class Fault:
     probability: float = attrs.field(default=1.0, kw_only=True)
     """How likely a matching call is struck, from 0 to 1."""
     delay: float = attrs.field(default=0.0, kw_only=True)
-    """Seconds; LATENCY, SWALLOWED_CANCEL and BLOCKED_LOOP need it, the others ignore it."""
+    """Seconds, with the meaning that the kind gives them. LATENCY, SWALLOWED_CANCEL, BLOCKED_LOOP, LATE_LANDING,
+    OVERTAKEN, STUCK and CLOCK_SKEW need it; CLOCK_SKEW alone takes less than 0; CRASH may have it."""
 
     def __attrs_post_init__(self) -> None:
         possible = self.kind.operations
@@ -100,14 +134,16 @@ class Fault:
             raise InvalidValue("times", f"must be None or at least 1, not {self.times}")
         if not 0 <= self.probability <= 1:
             raise InvalidValue("probability", f"must be from 0 to 1, not {self.probability}")
-        if not math.isfinite(self.delay) or self.delay < 0 or (self.delay == 0 and self.kind in _DELAYED):
-            raise InvalidValue(
-                "delay", f"must be finite seconds, and more than 0 for {self.kind.value}, not {self.delay}"
-            )
+        if not math.isfinite(self.delay) or (self.delay < 0 and self.kind is not FaultKind.CLOCK_SKEW):
+            raise InvalidValue("delay", f"must be finite seconds of at least 0, not {self.delay}")
+        if self.delay == 0 and self.kind in _DELAYED:
+            raise InvalidValue("delay", f"must not be 0 seconds for {self.kind.value}")
 
     def matches(self, operation: str, doc_ids: Sequence[str]) -> bool:
         """Whether it may strike a call of `operation` on these documents. Pure: neither count nor chance."""
         if operation not in self.kind.operations or self.operation not in (None, operation):
+            return False
+        if self.kind in SEVERAL and len(doc_ids) < 2:
             return False
         if self.doc_id is None:
             return bool(doc_ids) or operation not in _BATCHES

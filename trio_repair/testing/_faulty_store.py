@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
+import logging
 import random
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import trio
 
 from trio_repair import (
     Document,
+    InvalidValue,
     Observation,
     Prepared,
     Removal,
@@ -25,18 +29,24 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
+from trio_repair._model import utc_now
 from trio_repair.abc import ScanPage, Store
 
-from ._doubles import make_document
+from ._ailments import (
+    WHY_WITHHELD,
+    Ailment,
+    Crashable,
+    Strike,
+    is_withheld,
+    write_by_clock,
+    write_newer,
+)
 from ._faults import PER_DOCUMENT, DriverFault, Fault, FaultKind
 
 _T = TypeVar("_T")
+_Act: TypeAlias = Callable[[Sequence[Any]], Awaitable[Sequence[_T]]]
 
-
-def write_newer(doc_id: str, held: Observation) -> Document:
-    """What somebody else writes by default: a live document, one number above the one held."""
-    number = 0 if held.version is None or held.version.number is None else held.version.number
-    return make_document(doc_id, f"written meanwhile, number {number + 1}", number=number + 1)
+logger = logging.getLogger("trio_repair.testing")
 
 
 class FaultyStore:
@@ -51,6 +61,10 @@ class FaultyStore:
         rng: decides `probability` and which document of a batch is struck; None: `random.Random(0)`.
         rival: for CONCURRENT_WRITE, what somebody else writes over what is held; `write_newer` unless given.
         name: the role, for error messages; None: that of the store inside, where it has one.
+        wall_clock: the time of day that CLOCK_SKEW is off from, timezone-aware; the system's unless given.
+
+    Raises:
+        InvalidValue: a fault is CRASH, and `inner` cannot crash.
     """
 
     def __init__(
@@ -61,26 +75,37 @@ class FaultyStore:
         rng: random.Random | None = None,
         rival: Callable[[str, Observation], Document] = write_newer,
         name: str | None = None,
+        wall_clock: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         self.inner = inner
         self.name: str = getattr(inner, "name", "faulty") if name is None else name
         self.injected: Counter[FaultKind] = Counter()
-        """How often each kind had its effect: a SWALLOWED_CANCEL that nobody cancelled, or a CONCURRENT_WRITE that
-        lost its own race, is not counted."""
+        """How often each kind had its effect: a SWALLOWED_CANCEL that nobody cancelled, a CONCURRENT_WRITE or
+        CLOCK_SKEW that lost its own race, a LATE_LANDING that its fence refused, or an OVERTAKEN call that nothing
+        overtook is not counted."""
         self.rival_writes: list[Document] = []
-        """What CONCURRENT_WRITE wrote, in order."""
+        """What CONCURRENT_WRITE and CLOCK_SKEW wrote, in order."""
         self.calls: Counter[str] = Counter()
         """Calls by operation."""
         self.documents: Counter[str] = Counter()
         """Documents named in calls, by operation."""
         self.calls_under_way = 0
+        self.landing_late = 0
+        """Calls by LATE_LANDING that are still to be done."""
         self.peak_calls = 0
         """The most calls that were under way at once; to be held against `traits.max_calls`."""
         self._rng = random.Random(0) if rng is None else rng
         self._rival = rival
-        # Each fault with the number of strikes left; one that has none left is dropped.
-        self._faults: list[tuple[Fault, int | None]] = []
-        self._healed = trio.Event()
+        self._wall_clock = wall_clock
+        self._faults: list[Ailment] = []
+        self._spent: list[Ailment] = []
+        """Those that strike no more; their calls may still hang."""
+        self._order = itertools.count(1)
+        self._last_ended = 0
+        """The highest number of a call that has ended."""
+        self._one_ended = trio.Event()
+        self._crashes = 0
+        self._down_until = float("-inf")
         self.add(*faults)
 
     @property
@@ -89,14 +114,37 @@ class FaultyStore:
         return self.inner.traits
 
     def add(self, *faults: Fault) -> None:
-        """From now on these strike as well."""
-        self._faults.extend((fault, fault.times) for fault in faults)
+        """From now on these strike as well.
 
-    def heal(self) -> None:
-        """Stop all faults; calls that hang go on, and have their effect now."""
-        self._faults.clear()
-        self._healed.set()
-        self._healed = trio.Event()
+        Raises:
+            InvalidValue: one is CRASH, and the store inside cannot crash; none was added.
+        """
+        for fault in faults:
+            self.check_fault(fault)
+        self._faults.extend(Ailment(fault, fault.times) for fault in faults)
+
+    def check_fault(self, fault: Fault) -> None:
+        """Do nothing, if `fault` can be added.
+
+        Raises:
+            InvalidValue: it is CRASH, and the store inside cannot crash.
+        """
+        if fault.kind is FaultKind.CRASH and not isinstance(self.inner, Crashable):
+            raise InvalidValue("fault", f"{type(self.inner).__name__} cannot crash; wrap a CrashingStore")
+
+    def heal(self, *faults: Fault) -> None:
+        """Stop these faults, or all if none is named; calls that hang on them go on, and have their effect now.
+
+        What a LATE_LANDING has taken in still lands.
+        """
+        for ailment in [*self._faults, *self._spent]:
+            if not faults or ailment.fault in faults:
+                ailment.release()
+                if ailment in self._faults:
+                    self._faults.remove(ailment)
+        self._spent = [ailment for ailment in self._spent if ailment.hanging]
+        if not faults or any(fault.kind is FaultKind.CRASH for fault in faults):
+            self._down_until = float("-inf")
 
     async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
         """As the store inside, unless a fault strikes. **If cancelled:** as the store inside."""
@@ -128,7 +176,7 @@ class FaultyStore:
         **If cancelled:** as the store inside.
         """
         struck = self._draw("scan", ())
-        await self._before(struck)
+        await self._before(struck, next(self._order))
         async with self.inner.open_scan(after) as pages:
             await self._after(struck)
             yield _FaultyPages(self, pages)
@@ -151,64 +199,90 @@ class FaultyStore:
         operation: str,
         doc_ids: Sequence[str],
         items: Sequence[Any],
-        act: Callable[[Sequence[Any]], Awaitable[Sequence[_T]]],
+        act: _Act[_T],
         answer: Callable[[StoreError], _T],
     ) -> Sequence[_T]:
         struck = self._draw(operation, doc_ids)
+        order, crashes = next(self._order), self._crashes
+        self._take_in_late(struck, items, act)
         self.calls_under_way += 1
         self.peak_calls = max(self.peak_calls, self.calls_under_way)
         try:
             # A swallowed cancellation must not resurface at the next checkpoint of the very call that swallowed it.
             with trio.CancelScope() as scope:
-                scope.shield = await self._before(struck)
+                scope.shield = await self._before(struck, order)
+                if self._crashes != crashes:
+                    raise StoreUnavailable(self.name, "injected: the store has crashed")
                 withheld = self._withhold(struck, doc_ids, answer)
                 served = [item for index, item in enumerate(items) if index not in withheld]
                 fresh = iter(await act(served)) if served or not withheld else iter(())
                 answers = [withheld[index] if index in withheld else next(fresh) for index in range(len(items))]
                 await self._after(struck)
+                if self._crashes != crashes:
+                    # It was done, and nobody can tell whether it was committed.
+                    error = StoreUnavailable(self.name, "injected: the store has crashed")
+                    return [answer(error) for _ in items]
                 return self._spoil(struck, doc_ids, answers, answer)
         finally:
             self.calls_under_way -= 1
+            self._last_ended = max(self._last_ended, order)
+            self._one_ended.set()
+            self._one_ended = trio.Event()
         raise AssertionError("the scope above is never cancelled")
 
-    def _draw(self, operation: str, doc_ids: Sequence[str]) -> list[tuple[Fault, str | None]]:
+    def _draw(self, operation: str, doc_ids: Sequence[str]) -> list[Strike]:
         """Decide, at once and for the whole call, which faults strike and which document each one picks."""
         self.calls[operation] += 1
         self.documents[operation] += len(doc_ids)
-        struck: list[tuple[Fault, str | None]] = []
-        kept: list[tuple[Fault, int | None]] = []
-        for fault, left in self._faults:
-            strikes = fault.matches(operation, doc_ids)
-            if strikes and fault.probability < 1:
-                strikes = self._rng.random() < fault.probability
-            if strikes:
-                victim = fault.doc_id
-                if victim is None and doc_ids:
-                    victim = self._rng.choice(doc_ids)
-                struck.append((fault, victim))
-                left = None if left is None else left - 1  # noqa: PLW2901 - the rest of the strikes
-            if left is None or left > 0:
-                kept.append((fault, left))
-        self._faults = kept
+        struck: list[Strike] = []
+        for ailment in list(self._faults):
+            fault = ailment.fault
+            if not fault.matches(operation, doc_ids):
+                continue
+            if fault.probability < 1 and self._rng.random() >= fault.probability:
+                continue
+            victim = fault.doc_id
+            if victim is None and doc_ids:
+                victim = self._rng.choice(doc_ids)
+            struck.append((ailment, victim))
+            if ailment.left is not None:
+                ailment.left -= 1
+                if ailment.left == 0:
+                    self._faults.remove(ailment)
+                    self._spent = [*(spent for spent in self._spent if spent.hanging), ailment]
         return struck
 
-    async def _before(self, struck: Sequence[tuple[Fault, str | None]]) -> bool:
-        """Do what strikes before the call; True if a cancellation was swallowed."""
-        swallowed = False
-        for fault, victim in struck:
+    async def _before(self, struck: Sequence[Strike], order: int) -> bool:
+        """Do what strikes before the call; True if a cancellation was swallowed, or could not reach it."""
+        if trio.current_time() < self._down_until:
+            raise StoreUnavailable(self.name, "injected: the store has crashed and is not back")
+        deaf = False
+        for ailment, victim in struck:
+            fault = ailment.fault
             match fault.kind:
                 case FaultKind.UNAVAILABLE:
                     self.injected[fault.kind] += 1
-                    raise StoreUnavailable(self.name, "injected: not reachable")
+                    raise StoreUnavailable(self.name, "injected: not now")
                 case FaultKind.DRIVER_ERROR:
                     self.injected[fault.kind] += 1
                     raise DriverFault("injected: the driver failed")
+                case FaultKind.CRASH:
+                    self.injected[fault.kind] += 1
+                    self._crash(fault.delay)
+                    raise StoreUnavailable(self.name, "injected: the store has crashed")
                 case FaultKind.LATENCY:
                     self.injected[fault.kind] += 1
                     await trio.sleep(fault.delay)
                 case FaultKind.HANG:
                     self.injected[fault.kind] += 1
-                    await self._healed.wait()
+                    await ailment.hang()
+                case FaultKind.STUCK:
+                    self.injected[fault.kind] += 1
+                    deaf = True
+                    with trio.move_on_after(fault.delay, shield=True):
+                        await ailment.hang()
+                case FaultKind.OVERTAKEN:
+                    await self._be_overtaken(order, fault.delay)
                 case FaultKind.BLOCKED_LOOP:
                     self.injected[fault.kind] += 1
                     time.sleep(fault.delay)  # noqa: ASYNC251 - blocking is the fault
@@ -219,77 +293,122 @@ class FaultyStore:
                         ended = True
                     if not ended:
                         self.injected[fault.kind] += 1
-                        swallowed = True
-                case FaultKind.CONCURRENT_WRITE if victim is not None:
-                    await self._write_as_rival(victim)
+                        deaf = True
+                case FaultKind.CONCURRENT_WRITE | FaultKind.CLOCK_SKEW if victim is not None:
+                    await self._write_as_rival(fault, victim)
                 case _:
                     pass
-        return swallowed
+        return deaf
+
+    async def _be_overtaken(self, order: int, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            while self._last_ended < order:
+                await self._one_ended.wait()
+        if self._last_ended > order:
+            self.injected[FaultKind.OVERTAKEN] += 1
+
+    def _crash(self, seconds: float) -> None:
+        assert isinstance(self.inner, Crashable)
+        self._crashes += 1
+        self._down_until = trio.current_time() + seconds
+        self.inner.crash()
+        for ailment in [*self._faults, *self._spent]:
+            # Calls that hang wake up to find their connection gone.
+            ailment.release()
+
+    def _take_in_late(self, struck: Sequence[Strike], items: Sequence[Any], act: _Act[Any]) -> None:
+        """Have the call done by a task of its own, which outlives it."""
+        for ailment, _victim in struck:
+            if ailment.fault.kind is FaultKind.LATE_LANDING:
+                self.landing_late += 1
+                trio.lowlevel.spawn_system_task(self._land_late, items, act, ailment.fault.delay)
+                return
+
+    async def _land_late(self, items: Sequence[Any], act: _Act[Any], seconds: float) -> None:
+        crashes = self._crashes
+        try:
+            await trio.sleep(seconds)
+            if self._crashes == crashes:
+                answers = await act(items)
+                if any(answer.status is WriteStatus.LANDED for answer in answers):
+                    self.injected[FaultKind.LATE_LANDING] += 1
+        except Exception as error:
+            # Nobody is left to be told: a system task that raises ends the whole run.
+            logger.warning("%s store: a late landing failed: %s", self.name, type(error).__name__)
+        finally:
+            self.landing_late -= 1
 
     def _withhold(
-        self, struck: Sequence[tuple[Fault, str | None]], doc_ids: Sequence[str], answer: Callable[[StoreError], _T]
+        self, struck: Sequence[Strike], doc_ids: Sequence[str], answer: Callable[[StoreError], _T]
     ) -> dict[int, _T]:
         """The answers that are given without asking the store, by index."""
         withheld: dict[int, _T] = {}
-        for fault, victim in struck:
+        for ailment, victim in struck:
+            kind = ailment.fault.kind
+            if kind in PER_DOCUMENT or kind is FaultKind.REQUEST_LOST:
+                self.injected[kind] += 1
             for index, doc_id in enumerate(doc_ids):
-                if fault.kind is FaultKind.REQUEST_LOST:
-                    error: StoreError = StoreUnavailable(self.name, "injected: the request was lost", doc_id)
-                elif doc_id != victim:
-                    continue
-                elif fault.kind is FaultKind.REJECTED:
-                    error = StoreRejected(self.name, "injected: never", doc_id)
-                elif fault.kind is FaultKind.DOCUMENT_UNAVAILABLE:
-                    error = StoreUnavailable(self.name, "injected: not now", doc_id)
-                else:
-                    continue
-                withheld.setdefault(index, answer(error))
-            if fault.kind in PER_DOCUMENT or fault.kind is FaultKind.REQUEST_LOST:
-                self.injected[fault.kind] += 1
+                if is_withheld(kind, index, doc_ids, victim):
+                    if kind is FaultKind.REJECTED:
+                        error: StoreError = StoreRejected(self.name, "injected: never", doc_id)
+                    else:
+                        error = StoreUnavailable(self.name, WHY_WITHHELD.get(kind, "injected: not now"), doc_id)
+                    withheld.setdefault(index, answer(error))
         return withheld
 
-    async def _after(self, struck: Sequence[tuple[Fault, str | None]]) -> None:
+    async def _after(self, struck: Sequence[Strike]) -> None:
         """Do what strikes when the call has had its effect."""
-        for fault, _victim in struck:
-            if fault.kind is FaultKind.HANG_AFTER:
-                self.injected[fault.kind] += 1
-                await self._healed.wait()
-            elif fault.kind is FaultKind.LATE_ERROR:
-                self.injected[fault.kind] += 1
+        for ailment, _victim in struck:
+            kind = ailment.fault.kind
+            if kind is FaultKind.HANG_AFTER:
+                self.injected[kind] += 1
+                await ailment.hang()
+            elif kind is FaultKind.LATE_ERROR:
+                self.injected[kind] += 1
                 raise StoreUnavailable(self.name, "injected: the connection broke after the call")
+            elif kind is FaultKind.PARTIAL_BULK:
+                self.injected[kind] += 1
+                raise StoreUnavailable(self.name, "injected: the connection broke half-way")
 
     def _spoil(
         self,
-        struck: Sequence[tuple[Fault, str | None]],
+        struck: Sequence[Strike],
         doc_ids: Sequence[str],
         answers: list[_T],
         answer: Callable[[StoreError], _T],
     ) -> list[_T]:
         """Change answers that were given truly."""
-        for fault, _victim in struck:
-            if fault.kind is FaultKind.ACK_LOST:
-                self.injected[fault.kind] += 1
+        for ailment, _victim in struck:
+            kind = ailment.fault.kind
+            if kind is FaultKind.ACK_LOST:
+                self.injected[kind] += 1
                 answers = [
                     answer(StoreUnavailable(self.name, "injected: the answer was lost", doc_id)) for doc_id in doc_ids
                 ]
-            elif fault.kind is FaultKind.WRONG_LENGTH:
-                self.injected[fault.kind] += 1
+            elif kind is FaultKind.WRONG_LENGTH:
+                self.injected[kind] += 1
                 answers = answers[:-1]
+            elif kind is FaultKind.SHUFFLED_ANSWERS:
+                self.injected[kind] += 1
+                answers = [*answers[1:], *answers[:1]]
         return answers
 
-    async def _write_as_rival(self, doc_id: str) -> None:
+    async def _write_as_rival(self, fault: Fault, doc_id: str) -> None:
         """Write over what is held, through the contract alone, so that any store can be wrapped."""
         with suppress(StoreError):  # a rival that cannot write does not write
             (held,) = await self.inner.observe([doc_id])
             if isinstance(held, StoreError):
                 return
-            document = self._rival(doc_id, held)
+            if fault.kind is FaultKind.CLOCK_SKEW:
+                document = write_by_clock(doc_id, self._wall_clock() + dt.timedelta(seconds=fault.delay))
+            else:
+                document = self._rival(doc_id, held)
             (prepared,) = await self.inner.prepare([document])
             if isinstance(prepared, StoreError):
                 return
             (verdict,) = await self.inner.write([Write(prepared=prepared, token=held.token)])
             if verdict.status is WriteStatus.LANDED:
-                self.injected[FaultKind.CONCURRENT_WRITE] += 1
+                self.injected[fault.kind] += 1
                 self.rival_writes.append(document)
 
 
@@ -303,7 +422,7 @@ class _FaultyPages:
 
     async def __anext__(self) -> ScanPage:
         struck = self._store._draw("scan", ())
-        await self._store._before(struck)
+        await self._store._before(struck, next(self._store._order))
         page = await anext(self._pages)
         await self._store._after(struck)
         return page
