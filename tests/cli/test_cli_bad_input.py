@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 import textwrap
@@ -25,7 +27,7 @@ from cli_support import Done, configure, contents, environment, run, with_databa
         (["check", "--config"], "--config requires an argument"),
         (["check", "--config", "a", "--dir", "b"], "--config and --dir both name the configuration"),
         (["check", "--limit", "-1"], "--limit: must be at least 0, not -1"),
-        (["check", "--limit", "many"], 'unable to convert "many" into int'),
+        (["check", "--limit", "many"], "--limit: must be an integer, not 'many'"),
         (["show"], 'Command "show" parameter DOCUMENT requires an argument'),
         (["plan", "--strategy", "text"], 'Command "plan" parameter --out requires an argument'),
         (["resolve", "doc-01"], 'Command "resolve" parameter --take requires an argument'),
@@ -51,6 +53,24 @@ from cli_support import Done, configure, contents, environment, run, with_databa
         (["repair", "--plan", "nowhere.jsonl"], "--plan: cannot read nowhere.jsonl: No such file or directory"),
         (["repair", "--ids-file", "nowhere.txt"], "--ids-file: cannot read nowhere.txt: No such file or directory"),
         (["demo", "--documents", "0"], "--documents: must be at least 1, not 0"),
+        (["repair", "--concurrency", "1.5"], "--concurrency: must be an integer, not '1.5'"),
+        (["repair", "--max-retries", "0.5"], "--max-retries: must be an integer, not '0.5'"),
+        (["check", "--limit", "1.5"], "--limit: must be an integer, not '1.5'"),
+        (["check", "--limit", "0x10"], "--limit: must be an integer, not '0x10'"),
+        (["check", "--limit", "1_0"], "--limit: must be an integer, not '1_0'"),
+        (["check", "--limit", "9" * 40], "--limit: must be an integer"),
+        (["demo", "--documents", "200.5"], "--documents: must be an integer, not '200.5'"),
+        (["demo", "--documents", "199"], "--documents: 199 are too few to show each kind of damage; at least 200"),
+        (["demo", "--seed", "1.5"], "--seed: must be an integer, not '1.5'"),
+        (["simulate", "--seed", "1.5"], "--seed: must be an integer, not '1.5'"),
+        (["simulate", "--runs", "1.5"], "--runs: must be an integer, not '1.5'"),
+        (["simulate", "--runs", "0"], "runs: must be at least 1, not 0"),
+        (["simulate", "--hours", "nan"], "hours: must be more than 0"),
+        (["search", ""], "QUERY: is empty; name at least one word"),
+        (["search", " \t\n"], "QUERY: is empty; name at least one word"),
+        (["search", "", "--in", "vector"], "QUERY: is empty; name at least one word"),
+        (["search", "", "--in", "cache"], "document id '': is empty"),
+        (["search", "x", "--in", "vector", "--limit", "5000"], "limit: must be at most 4096, not 5000"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -235,6 +255,108 @@ def test_a_locked_store_is_told_and_nothing_is_lost(damaged: Path, call: Callabl
         assert 1 == done.status
         assert "locked by another process" in done.out
     assert 0 == call(*command).status
+
+
+@pytest.mark.parametrize("left", [600, 4096, 5000])
+def test_a_store_file_that_was_cut_short_is_called_so(sound: Path, call: Callable[..., Done], left: int) -> None:
+    """Not "the first page is damaged": the first page is whole, and what comes after it is not there."""
+    path = sound / "text.db"
+    for name in ("-wal", "-shm"):
+        assert not Path(f"{path}{name}").exists()
+    os.truncate(path, left)
+    done = call("check", "--dir", sound)
+    assert 2 == done.status
+    assert (
+        f"{path} is damaged: it was cut short, its {left} bytes are fewer than its header announces" in done.complaint
+    )
+    content = bytearray(path.read_bytes())
+    content[16:100] = bytes(84)
+    path.write_bytes(content)
+    assert "its first page is damaged" in call("check", "--dir", sound).complaint  # the control
+
+
+def test_complaints_speak_to_an_operator(sound: Path, call: Callable[..., Done]) -> None:
+    """No argument of the library's functions is named: an operator has options, and applications make stores."""
+    (sound / "text.db").unlink()
+    missing = call("check", "--dir", sound)
+    (sound / "text.db").touch()
+    empty = call("check", "--dir", sound)
+    assert "does not exist; look at the path; the application that owns it makes it" in missing.err
+    assert "is empty and not a store; remove it, and let the application that owns the store make it" in empty.err
+    assert "create=" not in missing.err + empty.err
+    assert "at least 200" in call("demo", "--help").out
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("make", [_fifo, _device])
+def test_what_is_no_file_is_refused_at_once(
+    damaged: Path, call: Callable[..., Done], make: Callable[..., None]
+) -> None:
+    """A pipe or device for receipts, plans and the lock: status 2, no waiting, nothing replaced, nothing repaired."""
+    before = contents(damaged)
+    place = damaged / "place"
+    make(place)
+    kind = stat.S_IFMT(place.stat().st_mode)
+    repair = ["repair", "--dir", damaged, "--strategy", "most-recent"]
+    for arguments, complaint in (
+        ([*repair, "--receipts", place], f"--receipts: {place} is not a regular file"),
+        (["plan", "--dir", damaged, "--strategy", "text", "--out", place], f"--out: {place} is not a regular file"),
+        (["repair", "--dir", damaged, "--plan", place], f"--plan: {place} is not a regular file"),
+    ):
+        done = call(*arguments)
+        assert (2, True) == (done.status, done.complaint.startswith(complaint))
+    assert kind == stat.S_IFMT(place.stat().st_mode)
+    lock = damaged / "trio-repair.toml.lock"
+    lock.unlink(missing_ok=True)
+    os.mkfifo(lock)
+    done = call(*repair)
+    assert (2, True) == (done.status, "it is not a regular file" in done.complaint)
+    lock.unlink()
+    assert before == contents(damaged)
+
+
+def test_a_pipe_that_somebody_reads_is_no_place_for_receipts_either(damaged: Path, call: Callable[..., Done]) -> None:
+    """Opening succeeds then, and nothing but a look at what was opened tells the difference."""
+    place = damaged / "place"
+    os.mkfifo(place)
+    reader = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        done = call("repair", "--dir", damaged, "--strategy", "text", "--receipts", place)
+    finally:
+        os.close(reader)
+    assert (2, True) == (done.status, "is not a regular file" in done.complaint)
+
+
+INTERRUPTED = """
+import sys
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupter())
+from trio_repair.cli import {entry}
+sys.exit({entry}(["check"]))
+"""
+
+
+def test_an_interrupt_while_modules_load_is_quiet(tmp_path: Path) -> None:
+    """Ctrl-C before there is anything to interrupt: status 130, not a word."""
+    ended = {}
+    for entry in ("main", "_main.run"):
+        script = INTERRUPTED.format(module="cyclopts", entry=entry).replace("import _main.run", "import _main")
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, env=environment(), check=False
+        )
+        ended[entry] = done.returncode, done.stderr.decode()
+    assert (130, "") == ended["main"]
+    assert "Traceback" in ended["_main.run"][1]  # the control: without the guard, it is a traceback
 
 
 def _like_anybody() -> None:

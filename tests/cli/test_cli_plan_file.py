@@ -208,6 +208,35 @@ def test_a_file_that_is_no_plan_is_refused(
         read_plan(path, configuration)
 
 
+def test_a_document_is_planned_once(tmp_path: Path, configuration: Configuration) -> None:
+    """A second line about a document is refused by number, even if the header counts it."""
+    path = tmp_path / "plan.jsonl"
+    lines = write(path, configuration)
+    for name in ("planned", "changes"):
+        lines[0]["counts"][name] += 1
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[1]]))
+    with pytest.raises(UsageError, match="line 5: is about a document that a line before is about"):
+        read_plan(path, configuration)
+    lines[1]["doc_id"] = "another"
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[1] | {"doc_id": "a"}]))
+    assert 4 == read_plan(path, configuration).counts.planned  # the control
+
+
+def test_a_plan_that_changes_after_it_was_read_is_not_carried_out(tmp_path: Path, configuration: Configuration) -> None:
+    """What was counted and what is done are the same lines."""
+    path = tmp_path / "plan.jsonl"
+    write(path, configuration)
+    plan_file = read_plan(path, configuration)
+    assert 3 == len(list(plan_file.plans()))  # the control
+    plans = plan_file.plans()
+    next(plans)
+    with path.open("a") as out:
+        out.write(path.read_text().splitlines()[1] + "\n")
+    for changed in (plans, plan_file.plans()):
+        with pytest.raises(UsageError, match="changed while it was being carried out"):
+            list(changed)
+
+
 def test_a_plan_that_was_cut_short_is_refused(tmp_path: Path, configuration: Configuration) -> None:
     """Whole lines that are lost are missed, and half a line is found."""
     path = tmp_path / "plan.jsonl"

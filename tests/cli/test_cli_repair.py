@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -25,6 +27,8 @@ from cli_support import (
     with_database,
     with_stores,
 )
+
+from trio_repair import Document
 
 CONFLICT = {"doc-11": {"vector conflict"}}
 """What MOST_RECENT leaves to a person."""
@@ -80,6 +84,7 @@ def test_the_json_summary_is_one_line_of_documented_names(damaged: Path, call: C
         "hung_stores": {},
         "receipts_lost": 0,
         "stopped": None,
+        "refused": None,
         "unsettled": 0,
         "seconds": record["seconds"],
     }
@@ -218,7 +223,7 @@ def test_an_emptied_store_does_not_become_a_mass_deletion(
     (sound / "ids.txt").write_text("".join(f"{doc_id(number)}\n" for number in range(DOCUMENTS)))
     plan = sound / "plan.jsonl"
     planned = call("plan", "--dir", sound, "--strategy", "text", "--out", plan)
-    assert "repair will refuse this plan without --allow-mass" in planned.err
+    assert "repair will refuse this plan, because it would delete 40 of 40" in planned.err
     base = ["repair", "--dir", sound]
     for arguments in (
         ["--strategy", "text"],
@@ -230,10 +235,65 @@ def test_an_emptied_store_does_not_become_a_mass_deletion(
         assert "would delete 40 of 40 documents" in done.complaint
         assert "--allow-mass" in done.complaint
     dry = call(*base, "--strategy", "text", "--dry-run")
-    assert "repair would refuse this without --allow-mass" in dry.err
+    assert "repair would refuse this, because it would delete 40 of 40" in dry.err
     assert before == contents(sound)
     assert 0 == call(*base, "--plan", plan, "--allow-mass").status  # the control
     assert {} == findings(sound)
+
+
+def test_a_mass_change_that_is_refused_is_told_in_json(sound: Path, call: Callable[..., Done]) -> None:
+    """One JSON object as after any repair: nothing done, why, and how much it would have been."""
+    configure(sound, "max_deletes = 0.1", "max_deletes = 0.0")
+
+    async def delete_one(application: Application) -> None:
+        await application.put(application.stores.text, Document.tombstone(doc_id(3), number=2))
+
+    with_stores(sound, delete_one)
+    arguments = ["repair", "--dir", sound, "--strategy", "text", "--json"]
+    done = call(*arguments)
+    assert (1, "repair", "mass-change") == (done.status, done.record["type"], done.record["stopped"])
+    assert {"documents": 40, "changes": 1, "deletes": 1} == done.record["refused"]
+    assert (0, {"text": 0, "vector": 0, "cache": 0}) == (done.record["documents"], done.record["written"])
+    assert "nothing was begun: the repair would delete 1 of 40 documents" in done.err
+    assert "allow_mass" not in done.err
+    lifted = call(*arguments, "--allow-mass")  # the control
+    assert (0, None, None) == (lifted.status, lifted.record["stopped"], lifted.record["refused"])
+
+
+def test_an_id_that_is_named_twice_counts_once(damaged: Path, call: Callable[..., Done]) -> None:
+    """On the command line and in a file."""
+    base = ["repair", "--dir", damaged, "--strategy", "most-recent", "--json"]
+    assert 1 == call(*base, "doc-03", "doc-03").record["documents"]
+    (damaged / "ids.txt").write_text("doc-01\ndoc-05\n\ndoc-01\n")
+    assert 2 == call(*base, "--ids-file", damaged / "ids.txt").record["documents"]
+
+
+@pytest.mark.parametrize("edited", ["documents", "live"])
+def test_an_edited_plan_does_not_lift_the_limits(damaged: Path, call: Callable[..., Done], edited: str) -> None:
+    """They are held against what the stores hold, whatever header and lines say of it."""
+    configure(damaged, "max_deletes = 0.1", "max_deletes = 0.0")
+    before = contents(damaged)
+    plan = damaged / "plan.jsonl"
+    assert 1 == call("plan", "--dir", damaged, "--strategy", "most-recent", "--out", plan).status
+    arguments = ["repair", "--dir", damaged, "--plan", plan]
+    untouched = call(*arguments)
+    assert (1, True) == (untouched.status, "would delete 1 of 39 documents" in untouched.err)  # the control
+    lines = [json.loads(line) for line in plan.read_text().splitlines()]
+    if edited == "documents":
+        lines[0]["counts"]["documents"] = 10**9
+    else:
+        lines[0]["counts"]["deletes"] = 0
+        for line in lines[1:]:
+            line["live"] = []
+    plan.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = call(*arguments)
+    if edited == "documents":
+        assert (2, True) == (done.status, "announces 1000000000 documents, and the stores hold 98 at most" in done.err)
+    else:
+        assert (1, True) == (done.status, "would delete 1 of 39 documents" in done.err)
+        dry = call(*arguments, "--dry-run")
+        assert "repair would refuse this, because it would delete 1 of 39 documents" in dry.err
+    assert before == contents(damaged)
 
 
 def test_the_time_is_limited(damaged: Path, troubled: Callable[..., dict[str, str]]) -> None:
@@ -288,9 +348,12 @@ def test_one_run_at_a_time(
     assert {} == findings(damaged)
 
 
-def test_receipts_that_cannot_be_written_end_the_run(damaged: Path, call: Callable[..., Done]) -> None:
-    """A full disk: no new documents, what was begun is finished, the loss is counted, status 1."""
-    done = call(
+def test_receipts_that_cannot_be_written_end_the_run(damaged: Path) -> None:
+    """A full quota: no new documents, what was begun is finished, the loss is counted, status 1."""
+    receipts = damaged / "receipts.jsonl"
+    receipts.write_text("{}\n")
+    os.truncate(receipts, 64 << 20)  # a sparse file, as large as the quota lets one be
+    done = run(
         "repair",
         "--dir",
         damaged,
@@ -299,12 +362,13 @@ def test_receipts_that_cannot_be_written_end_the_run(damaged: Path, call: Callab
         "--concurrency",
         "1",
         "--receipts",
-        "/dev/full",
+        receipts,
         "--json",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, 64 << 20)),
     )
     assert (1, "receipts") == (done.status, done.record["stopped"])
     assert done.record["receipts_lost"] == done.record["documents"] < 7
-    assert "/dev/full: receipts cannot be written: No space left on device" in done.err
+    assert f"{receipts}: receipts cannot be written: File too large" in done.err
 
 
 def test_kill_9_leaves_stores_that_the_next_run_repairs(

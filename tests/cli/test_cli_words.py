@@ -108,9 +108,21 @@ def test_groups_are_taken_apart(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bug_is_shown_as_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
-    """An exception that nobody expected keeps its traceback and has a status of its own."""
-    assert ExitStatus.BUG is report(ExceptionGroup("x", [UsageError("x"), ZeroDivisionError("y")]))
-    assert "ZeroDivisionError: y" in capsys.readouterr().err
+    """An exception that nobody expected keeps its traceback, not its message, and has a status of its own."""
+
+    def buggy() -> None:
+        raise ZeroDivisionError("the text of a document")
+
+    try:
+        buggy()
+    except ZeroDivisionError as error:
+        assert ExitStatus.BUG is report(ExceptionGroup("quoted", [UsageError("ours is shown"), error]))
+    told = capsys.readouterr().err
+    assert "builtins.ZeroDivisionError (its message is not shown)" in told
+    assert ", in buggy" in told
+    assert "ours is shown" in told
+    assert "text of a document" not in told.replace('ZeroDivisionError("the text of a document")', "")  # our source
+    assert "quoted" not in told.replace('ExceptionGroup("quoted"', "")
 
 
 def test_an_interrupt_before_anything_began_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:

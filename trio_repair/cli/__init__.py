@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Imported here, so that importing this module, or running it without the extra, never ends in a traceback.
         from ._main import run  # noqa: PLC0415
+    except KeyboardInterrupt:  # most of a short command's life is spent importing
+        return ExitStatus.INTERRUPTED
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
         if missing is None:

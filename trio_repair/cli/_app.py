@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import attrs
 import trio
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, Token
 from cyclopts.help import DefaultFormatter, PanelSpec
 from rich import box
 
@@ -69,7 +71,19 @@ HERE: Final = Where()
 Json: TypeAlias = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON lines on stdout.")
 ]
-Limit: TypeAlias = Annotated[int, Parameter(help="How many documents to list.")]
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+
+
+def _whole(_type: object, tokens: Sequence[Token]) -> int:
+    """An integer in digits. Left to itself, the parser rounds 1.5, and reads 0x10 and 1_0."""
+    text = tokens[0].value
+    if _WHOLE.fullmatch(text) is None:
+        raise ValueError(f"must be an integer, not {text!r}")
+    return int(text)
+
+
+Whole: TypeAlias = Annotated[int, Parameter(converter=_whole)]
+Limit: TypeAlias = Annotated[int, Parameter(converter=_whole, help="How many documents to list.")]
 Flag: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False)]
 Text: TypeAlias = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 
@@ -168,8 +182,8 @@ async def repair(
     *documents: str,
     strategy: StrategyName | None = None,
     timeout: Text = None,  # noqa: ASYNC109 - an option of the command, not of a coroutine
-    concurrency: int | None = None,
-    max_retries: int | None = None,
+    concurrency: Annotated[int | None, Parameter(converter=_whole)] = None,
+    max_retries: Annotated[int | None, Parameter(converter=_whole)] = None,
     dry_run: Flag = False,
     plan: Path | None = None,
     ids_file: Text = None,
@@ -233,7 +247,8 @@ async def repair(
         ids = await _open_ids(ids_file)
         what = Named(ids, count=ids.count, bulk=True)
     elif documents:
-        what = Named(check_ids(documents), count=len(documents), bulk=False)
+        named = check_ids(documents)
+        what = Named(named, count=len(named), bulk=False)
     else:
         what = Everything()
     request = RepairRequest(
@@ -359,6 +374,10 @@ async def search(
     """
     if limit < 1:
         raise UsageError(f"--limit: must be at least 1, not {limit}")
+    if in_ == "cache":
+        check_id(query)
+    elif not query.strip():
+        raise UsageError("QUERY: is empty; name at least one word to search for")
     return await run_search(where.load(), Output(json=json), query=query, role=in_, limit=limit)
 
 
@@ -377,7 +396,12 @@ def init(file: Path = Path(FILE_NAME), /) -> ExitStatus:
 
 
 @app.command(help_epilogue=_examples("demo", "demo --dir demo --documents 1000"))
-async def demo(*, dir: Path | None = None, documents: int | None = None, seed: int = 1) -> ExitStatus:  # noqa: A002
+async def demo(
+    *,
+    dir: Path | None = None,  # noqa: A002
+    documents: Annotated[int | None, Parameter(converter=_whole)] = None,
+    seed: Whole = 1,
+) -> ExitStatus:
     """Make three real stores, damage them, and find and repair the damage before your eyes.
 
     Parameters
@@ -385,7 +409,7 @@ async def demo(*, dir: Path | None = None, documents: int | None = None, seed: i
     dir
         Where to; a new directory if none is named.
     documents
-        How many documents; all of the standard library's docstrings if none is named.
+        How many documents, at least 200; all of the standard library's docstrings if none is named.
     seed
         Decides what is damaged.
     """
@@ -399,10 +423,10 @@ async def demo(*, dir: Path | None = None, documents: int | None = None, seed: i
 @app.command(help_epilogue=_examples("simulate --seed 1 --hours 1000", "simulate --runs 500 --hours 2"))
 def simulate(
     *,
-    seed: int = 1,
+    seed: Whole = 1,
     hours: float = 2.0,
     faults: Literal["none", "mild", "harsh"] = "harsh",
-    runs: int = 1,
+    runs: Whole = 1,
     json: Json = False,
 ) -> ExitStatus:
     """Hold the engine to its promises over stores that fail in every way, in virtual time. Touches none of yours.

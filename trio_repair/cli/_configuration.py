@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final
 import attrs
 
 from .. import AutoRepairConfig, ContentDefinition, InvalidValue, SyncStrategy
+from ._secrets import NotSet, Redactor, Secrets, hide, looked_up
 from ._status import UsageError
 
 FILE_NAME: Final = "trio-repair.toml"
@@ -58,6 +60,8 @@ class StoreSettings:
     """The name of an entry point in the group `trio_repair.stores`."""
     settings: Mapping[str, Any] = attrs.field(converter=_settings, repr=False)
     """What its factory is given; it may hold credentials."""
+    written: Mapping[str, Any] = attrs.field(converter=_settings, repr=False)
+    """The same as it stands in the file, before the environment was asked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -74,21 +78,24 @@ class Configuration:
     """By role: text, vector and perhaps cache."""
     text: str = attrs.field(repr=False)
     """The file itself, in which lines are looked up."""
+    secrets: Secrets = attrs.field(repr=False)
+    """What came from the environment."""
 
     def error(self, problem: str, *keys: str) -> ConfigurationError:
-        """A complaint about one key, which is given as its path."""
-        return _error(self.path, self.text, problem, keys)
+        """A complaint about one key, which is given as its path; it quotes nothing that came from the environment."""
+        return _error(self.path, self.text, Redactor.of(self.secrets).text(problem), keys)
 
     @property
     def fingerprint(self) -> str:
         """Tells configurations of different stores or contents apart: SHA-256 in hexadecimal, 64 characters.
 
-        Where the file lies belongs to it, because relative paths in it do.
+        Where the file lies belongs to it, because relative paths in it do. Of a setting from the environment, the
+        variable's name does and the value does not: whoever reads a plan must not be able to try out passwords on it.
         """
         described = {
             "directory": str(self.path.parent),
             "content": self.engine.content.metadata_keys,
-            "stores": {role: [store.kind, dict(store.settings)] for role, store in self.stores.items()},
+            "stores": {role: [store.kind, dict(store.written)] for role, store in self.stores.items()},
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -159,6 +166,7 @@ class _Reader:
     path: Path
     text: str
     data: Mapping[str, Any]
+    environment: Mapping[str, str] = attrs.field(repr=False)
 
     def error(self, problem: str, *keys: str) -> ConfigurationError:
         return _error(self.path, self.text, problem, keys)
@@ -218,22 +226,28 @@ class _Reader:
         except InvalidValue as error:
             raise self.error(error.problem, "repair", named.get(error.field, error.field)) from None
 
-    def stores(self) -> Mapping[str, StoreSettings]:
+    def stores(self) -> tuple[Mapping[str, StoreSettings], Secrets]:
         tables = self.table("stores")
         self.refuse_unknown(tables, _ROLES, "stores", what="store")
         found = {}
+        secrets: dict[str, str] = {}
         for role in _ROLES:
             if role not in tables:
                 if role == "cache":
                     continue
                 raise self.error(f"is missing; add a table [stores.{role}] with the kind of the store", "stores", role)
-            settings = dict(self.table("stores", role))
-            kind = settings.pop("kind", None)
+            written = dict(self.table("stores", role))
+            kind = written.pop("kind", None)
             if not isinstance(kind, str):
                 problem = "is missing; name the kind of the store" if kind is None else "must be a string"
                 raise self.error(problem, "stores", role, "kind")
-            found[role] = StoreSettings(kind=kind, settings=settings)
-        return MappingProxyType(found)
+            try:
+                settings, looked = looked_up(written, self.environment)
+            except NotSet as error:
+                raise self.error(error.problem, "stores", role, *error.keys) from None
+            secrets |= looked
+            found[role] = StoreSettings(kind=kind, settings=settings, written=written)
+        return MappingProxyType(found), secrets
 
 
 _POSITION: Final = re.compile(r" \(at (line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
@@ -249,12 +263,13 @@ def _toml_problem(message: str, text: str) -> tuple[str, int | None]:
     return f"{message[: position.start()]} (column {position['column']})", int(position["line"])
 
 
-def parse_configuration(path: Path, content: bytes) -> Configuration:
+def parse_configuration(path: Path, content: bytes, environment: Mapping[str, str] | None = None) -> Configuration:
     """Check a configuration file.
 
     Args:
         path: where it lies; relative paths in it are relative to its directory.
         content: what it holds.
+        environment: where `{ env = "NAME" }` is looked up; None: the process's own.
 
     Raises:
         ConfigurationError: it cannot be used.
@@ -270,20 +285,22 @@ def parse_configuration(path: Path, content: bytes) -> Configuration:
         raise ConfigurationError(path, f"is not valid TOML: {problem}", line=line) from None
     except RecursionError:
         raise ConfigurationError(path, "is nested too deeply") from None
-    reader = _Reader(path, text, data)
+    reader = _Reader(path, text, data, os.environ if environment is None else environment)
     reader.refuse_unknown(data, ("repair", "content", "stores"), what="section")
+    stores, secrets = reader.stores()
     return Configuration(
         path=path,
         strategy=reader.strategy(),
         max_retries=reader.max_retries(),
         engine=reader.engine(),
-        stores=reader.stores(),
+        stores=stores,
         text=text,
+        secrets=secrets,
     )
 
 
 def load_configuration(path: Path) -> Configuration:
-    """Read a configuration file.
+    """Read a configuration file. What it takes from the environment is not told by this process any more.
 
     Raises:
         ConfigurationError: it cannot be read or used.
@@ -295,4 +312,6 @@ def load_configuration(path: Path) -> Configuration:
         raise ConfigurationError(path, f"there is no such configuration file; {hint}") from None
     except OSError as error:
         raise ConfigurationError(path, f"cannot be read: {error.strerror}") from error
-    return parse_configuration(path.resolve(), content)
+    configuration = parse_configuration(path.resolve(), content)
+    hide(configuration.secrets)
+    return configuration

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import assert_never
 
+import attrs
+
 from .. import RepairPlan, Stores, check
 from ._escape import printable
 from ._look import look, seen
 from ._opening import open_stores
 from ._output import Output
-from ._plan import Forecast, forecast_json, live_stores, mass_change, plan_now
+from ._plan import Forecast, change_counts, forecast_json, live_stores, mass_change, plan_now
 from ._plan_file import PlanCounts, PlanFile
 from ._progress import show_progress
-from ._repair import Everything, Named, RepairRequest, count_named
+from ._repair import Everything, Named, RepairRequest, count_named, count_planned
 from ._signals import open_interruption
 from ._status import ExitStatus
 from ._values import plan_json
@@ -59,8 +61,9 @@ async def _forecast(
             counts = await count_named(request, named, stores, forecast)
             return forecast.counter.counts(counts.documents)
         case PlanFile() as plan_file:
+            counts = await count_planned(request, plan_file, stores)
             await _forecast_plan(request, plan_file, stores, forecast, moved)
-            return plan_file.counts
+            return attrs.evolve(plan_file.counts, documents=counts.documents, deletes=counts.deletes)
         case _:
             assert_never(request.what)
 
@@ -92,7 +95,7 @@ async def run_dry(request: RepairRequest, output: Output) -> ExitStatus:
         first = ", ".join(printable(doc_id, 96) for doc_id in moved[:3])
         output.say(f"{len(moved)} planned documents have moved since and would be refused: {first}")
     limited = not isinstance(request.what, Named) or request.what.bulk
-    refusal = mass_change(counts, request.config) if limited else None
+    refusal = mass_change(change_counts(counts), request.config) if limited else None
     if refusal is not None:
-        output.say(f"repair would refuse this without --allow-mass: {refusal}")
+        output.say(f"repair would refuse this, because it {refusal}")
     return ExitStatus.ATTENTION if planned or moved else ExitStatus.OK

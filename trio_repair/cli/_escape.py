@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from ._secrets import redacted
+
 
 def one_line(message: str) -> str:
-    """The message with every character that is not printable (control, bidi, surrogate, odd spaces) escaped."""
+    """The message with every character that is not printable (control, bidi, surrogate, odd spaces) escaped.
+
+    What came from the environment is replaced by the name of its variable.
+    """
+    message = redacted(message)
     if message.isprintable():
         return message
     return "".join(

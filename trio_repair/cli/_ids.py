@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import tempfile
@@ -33,10 +34,10 @@ def check_id(doc_id: str) -> str:
 
 
 def check_ids(doc_ids: Sequence[str]) -> Sequence[str]:
-    """The same for several."""
+    """The same for several; each of them once."""
     for doc_id in doc_ids:
         check_id(doc_id)
-    return doc_ids
+    return list(dict.fromkeys(doc_ids))
 
 
 def _parse_line(line: bytes, number: int) -> str | None:
@@ -58,13 +59,26 @@ def _parse_line(line: bytes, number: int) -> str | None:
         raise UsageError("is not UTF-8") from None
 
 
+def id_key(doc_id: str) -> bytes:
+    """Stands for an id in 16 bytes, so that to remember many long ones takes little memory."""
+    return hashlib.blake2b(doc_id.encode(), digest_size=16).digest()
+
+
+def _is_new(doc_id: str | None, seen: set[bytes]) -> bool:
+    if doc_id is None or (key := id_key(doc_id)) in seen:
+        return False
+    seen.add(key)
+    return True
+
+
 @attrs.define
 class IdFile:
-    """Ids, one a line. All lines are checked before the first is used, so that a bad file does nothing at all."""
+    """Ids, one a line, each taken once. All lines are checked before the first is used: a bad file does nothing."""
 
     name: str
     _file: IO[bytes]
     count: int = 0
+    """Of different ids."""
 
     @classmethod
     def open(cls, name: str) -> IdFile:
@@ -92,10 +106,11 @@ class IdFile:
     def _check(self) -> None:
         bad: list[str] = []
         more = 0
+        seen: set[bytes] = set()
         self._file.seek(0)
         for number, line in enumerate(self._file, start=1):
             try:
-                self.count += _parse_line(line, number) is not None
+                self.count += _is_new(_parse_line(line, number), seen)
             except UsageError as error:
                 if len(bad) < _MOST_NAMED:
                     bad.append(f"line {number}: {error}")
@@ -106,10 +121,11 @@ class IdFile:
             raise UsageError(f"{one_line(self.name)}: {'; '.join(bad)}{rest}")
 
     def __iter__(self) -> Iterator[str]:
+        seen: set[bytes] = set()
         self._file.seek(0)
         for number, line in enumerate(self._file, start=1):
             doc_id = _parse_line(line, number)
-            if doc_id is not None:
+            if doc_id is not None and _is_new(doc_id, seen):
                 yield doc_id
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -15,7 +14,8 @@ from cyclopts import CycloptsError
 
 from ._app import app
 from ._output import abandon_stdout
-from ._status import ExitStatus, OutputFailed, UsageError, missing_extra, report, say
+from ._secrets import hide
+from ._status import ExitStatus, OutputFailed, UsageError, missing_extra, report, say, show_where
 
 
 def _flush() -> None:
@@ -35,8 +35,8 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         say(record.getMessage())
-        if record.exc_info:
-            traceback.print_exception(record.exc_info[1])
+        if record.exc_info and record.exc_info[1] is not None:
+            show_where(record.exc_info[1])
 
 
 _COMPLAINTS: Final = _Complaints(logging.WARNING)
@@ -56,6 +56,7 @@ def _prepare_streams() -> None:
 def run(tokens: Sequence[str]) -> ExitStatus:
     """Run one command, and turn whatever goes wrong into one line and a status."""
     _prepare_streams()
+    hide({})
     logging.getLogger("trio_repair").addHandler(_COMPLAINTS)
     try:
         status: ExitStatus | None = app(tokens, exit_on_error=False, print_error=False)

@@ -7,12 +7,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-from .. import InvalidValue, Stores
+from .. import InvalidValue, StoreFileError, Stores
 from ..abc import Store
 from ._configuration import Configuration, suggestion
 
 GROUP: Final = "trio_repair.stores"
 """The entry-point group in which kinds of stores are registered."""
+
+_HINTS: Final = {
+    "name an existing store, or open it with create=True": "look at the path; the application that owns it makes it",
+    "then open with create=True": "and let the application that owns the store make it",
+}
+"""What the library tells a programmer to do, and what an operator does instead: this command makes no stores."""
 
 
 def _factory(configuration: Configuration, role: str) -> Callable[..., AbstractAsyncContextManager[Store]]:
@@ -53,6 +59,11 @@ async def _enter(configuration: Configuration, role: str, stack: AsyncExitStack)
         return await stack.enter_async_context(opening)
     except InvalidValue as error:
         raise configuration.error(error.problem, "stores", role, *error.field.split(".")) from error
+    except StoreFileError as error:
+        problem = error.problem
+        for to_programmers, to_operators in _HINTS.items():
+            problem = problem.replace(to_programmers, to_operators)
+        raise StoreFileError(error.store, problem) from error
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._escape import one_line
+from ._secrets import redacted_record
 from ._status import OutputFailed
 
 PIPED_WIDTH: Final = 160
@@ -72,7 +73,7 @@ class Output:
         if self.closed:
             return
         try:
-            sys.stdout.write(json.dumps(record, separators=(", ", ": ")) + "\n")
+            sys.stdout.write(json.dumps(redacted_record(record), separators=(", ", ": ")) + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
             self.closed = True

@@ -92,12 +92,22 @@ def change_counts(counts: PlanCounts) -> ChangeCounts:
     )
 
 
-def mass_change(counts: PlanCounts, config: AutoRepairConfig) -> str | None:
-    """Why a bulk repair of so much would be refused; None if it would not."""
+def mass_change(counts: ChangeCounts, config: AutoRepairConfig) -> MassChangeRefused | None:
+    """Why a bulk repair of so much is refused, in the words of the command; None if it is not."""
     try:
-        change_counts(counts).guard(config)
-    except MassChangeRefused as error:
-        return str(error)
+        counts.guard(config)
+    except MassChangeRefused:
+        deletes = counts.deletes > config.max_deletes * counts.documents
+        verb, count = ("delete", counts.deletes) if deletes else ("change", counts.changes)
+        setting, allowed = ("max_deletes", config.max_deletes) if deletes else ("max_changed", config.max_changed)
+        return MassChangeRefused(
+            f"would {verb} {count} of {counts.documents} documents ({count / max(1, counts.documents):.3g} of them; "
+            f"{setting} is {allowed:g}); make sure that the configuration names the right stores and that none was "
+            "emptied; --allow-mass then lifts the limits",
+            documents=counts.documents,
+            changes=counts.changes,
+            deletes=counts.deletes,
+        )
     return None
 
 
@@ -140,7 +150,7 @@ async def run_plan(
     else:
         forecast.show(output)
         output.show(f"{counts.planned} of {counts.documents} documents diverge; the plan is in {out}")
-    refusal = mass_change(counts, config)
+    refusal = mass_change(change_counts(counts), config)
     if refusal is not None:
-        output.say(f"repair will refuse this plan without --allow-mass: {refusal}")
+        output.say(f"repair will refuse this plan, because it {refusal}")
     return ExitStatus.ATTENTION if counts.planned else ExitStatus.OK

@@ -30,6 +30,7 @@ from .. import (
 )
 from .._model import check_doc_id
 from ._configuration import Configuration
+from ._ids import id_key
 from ._status import OutputFailed, UsageError
 from ._values import plan_json
 
@@ -117,6 +118,8 @@ class PlanWriter:
         """
         if path.is_dir():
             raise UsageError(f"--out: {path} is a directory")
+        if path.exists() and not path.is_file():  # it would be replaced, which a pipe or a device does not expect
+            raise UsageError(f"--out: {path} is not a regular file; name another")
         if path.is_file() and path.stat().st_size:
             with path.open("rb") as present:
                 first = present.read(len(_BEGINNING))
@@ -142,7 +145,7 @@ class PlanWriter:
             raise OutputFailed(f"{self._path}: cannot be written: {error.strerror}") from error
 
     def finish(self, configuration: Configuration, strategy: SyncStrategy, documents: int) -> PlanHeader:
-        """Put the plan in its place.
+        """Put the plan in its place, with mode 0600.
 
         Raises:
             OutputFailed: the file cannot be written; whatever was there before still is.
@@ -156,7 +159,8 @@ class PlanWriter:
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             self._lines.seek(0)
-            with partial.open("x", encoding="ascii") as out:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as out:
                 out.write(json.dumps(_header_json(header)) + "\n")
                 for line in self._lines:
                     out.write(line)
@@ -294,15 +298,19 @@ class PlanFile:
     header: PlanHeader
     counts: PlanCounts
     """Counted anew from the lines."""
+    identity: tuple[int, ...]
+    """Which file it was when it was read, and in which state."""
 
     def plans(self) -> Iterator[RepairPlan]:
         """What is planned, document by document.
 
         Raises:
-            UsageError: the file changed while it was being carried out.
+            UsageError: the file has changed since it was read.
         """
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
+                if _identity(lines) != self.identity:
+                    raise UsageError(f"{self.path}: changed while it was being carried out; make the plan again")
                 if number > 1:
                     try:
                         yield _parse_plan(line, self.header.strategy)[0]
@@ -321,6 +329,18 @@ class PlanFile:
             yield PlannedJob(job, plan)
 
 
+def _refuse_twice(doc_id: str, planned: set[bytes]) -> None:
+    key = id_key(doc_id)
+    if key in planned:
+        raise _Malformed("is about a document that a line before is about")
+    planned.add(key)
+
+
+def _identity(file: IO[bytes]) -> tuple[int, ...]:
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def read_plan(path: Path, configuration: Configuration) -> PlanFile:
     """Check a whole plan file, before anything in it is done.
 
@@ -329,8 +349,12 @@ def read_plan(path: Path, configuration: Configuration) -> PlanFile:
     """
     counter = PlanCounter()
     header: PlanHeader | None = None
+    planned: set[bytes] = set()
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--plan: {path} is not a regular file; a plan is read twice, which no pipe can be")
     try:
         with path.open("rb") as lines:
+            identity = _identity(lines)
             for number, line in enumerate(lines, start=1):
                 try:
                     if header is None:
@@ -338,6 +362,7 @@ def read_plan(path: Path, configuration: Configuration) -> PlanFile:
                     else:
                         plan, live = _parse_plan(line, header.strategy)
                         counter.add(plan, live)
+                        _refuse_twice(plan.doc_id, planned)
                 except (_Malformed, InvalidValue) as error:
                     raise UsageError(f"{path}, line {number}: {error}") from None
     except OSError as error:
@@ -352,4 +377,4 @@ def read_plan(path: Path, configuration: Configuration) -> PlanFile:
         )
     if header.fingerprint != configuration.fingerprint:
         raise UsageError(f"{path}: was made for other stores than {configuration.path} names; make the plan again")
-    return PlanFile(path=path, header=header, counts=counts)
+    return PlanFile(path=path, header=header, counts=counts, identity=identity)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Self
 
 from .. import RepairResult
+from ._secrets import redacted_record
 from ._status import OutputFailed, UsageError
 from ._values import result_json
 
@@ -22,6 +25,10 @@ def _refuse_foreign(path: Path) -> None:
             raise UsageError(f"--receipts: {path} exists and holds no receipts; name another file")
 
 
+def _no_file(path: Path) -> UsageError:
+    return UsageError(f"--receipts: {path} is not a regular file; receipts must be kept where they can be read again")
+
+
 class ReceiptFile:
     """Appends receipts. Each line is one `os.write`, so that a killed process leaves no half line behind."""
 
@@ -31,16 +38,23 @@ class ReceiptFile:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open for appending.
+        """Open for appending; a new file has mode 0600.
 
         Raises:
             UsageError: nothing can be appended there.
         """
         _refuse_foreign(path)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # O_NONBLOCK, because to open a pipe that nobody reads would wait for a reader, with the stores locked.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+            descriptor = os.open(path, flags, 0o600)
         except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise _no_file(path) from None
             raise UsageError(f"--receipts: cannot write {path}: {error.strerror}") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _no_file(path)
         return cls(path, descriptor)
 
     def append(self, result: RepairResult) -> None:
@@ -49,7 +63,7 @@ class ReceiptFile:
         Raises:
             OutputFailed: it could not be written whole; the part that was is taken back.
         """
-        line = (json.dumps(result_json(result)) + "\n").encode()
+        line = (json.dumps(redacted_record(result_json(result))) + "\n").encode()
         size = os.fstat(self._descriptor).st_size
         try:
             written = os.write(self._descriptor, line)
@@ -57,7 +71,7 @@ class ReceiptFile:
             raise OutputFailed(f"{self._path}: receipts cannot be written: {error.strerror}") from error
         if written != len(line):
             # A disk that fills up takes the beginning of a line. Only we write here: the run holds a lock.
-            with contextlib.suppress(OSError):  # a pipe cannot take anything back
+            with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, size)
             raise OutputFailed(f"{self._path}: receipts cannot be written: the disk is full")
 

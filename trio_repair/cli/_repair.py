@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, ExitStack
@@ -18,6 +19,7 @@ from .. import (
     PlannedJob,
     RepairExecutionEngine,
     RepairJob,
+    RepairPlan,
     RepairTrigger,
     Stores,
     SyncStrategy,
@@ -28,17 +30,19 @@ from .. import (
 )
 from ._configuration import Configuration
 from ._lock import hold_lock
-from ._look import look_in_batches, seen
+from ._look import look, look_in_batches, seen
 from ._opening import open_stores
 from ._output import Output
-from ._plan import Forecast, change_counts, live_stores, plan_now
-from ._plan_file import PlanFile
+from ._plan import Forecast, change_counts, live_stores, mass_change, plan_now
+from ._plan_file import PlanCounter, PlanFile
 from ._progress import show_progress
 from ._receipts import ReceiptFile
 from ._signals import Interruption, open_interruption
-from ._status import ExitStatus, report
+from ._status import ExitStatus, UsageError, report
 from ._tally import Tally
 from ._tap import JobTap
+
+_BATCH: Final = 256
 
 _STOPPED: Final = {
     "interrupted": "interrupted: the repairs under way were finished, the rest was not begun",
@@ -90,6 +94,8 @@ class _Run:
     """The time was up before the engine was opened."""
     unsettled: int = 0
     """Documents that the check could not judge."""
+    refused: MassChangeRefused | None = None
+    """It was counted, and stopped before it wrote anything."""
     failure: Exception | None = None
 
 
@@ -129,6 +135,33 @@ async def count_named(request: RepairRequest, named: Named, stores: Stores, fore
     return change_counts(forecast.counter.counts(documents))
 
 
+async def count_planned(request: RepairRequest, plan_file: PlanFile, stores: Stores) -> ChangeCounts:
+    """Count what a plan would do to what the stores hold now. What the file says of itself, somebody may have edited.
+
+    Raises:
+        UsageError: the plan is for more documents than there are.
+        StoreError: a store could not be looked at.
+    """
+    held = {name: await store.count() for name, store in stores.by_name.items()}
+    announced, possible = plan_file.header.counts.documents, sum(held.values())
+    if announced > possible:
+        raise UsageError(
+            f"{plan_file.path}: its header announces {announced} documents, and the stores hold {possible} at most: "
+            "it was edited, or much was purged since; make the plan again"
+        )
+    counter = PlanCounter()
+    batch: dict[str, RepairPlan] = {}
+    for plan in itertools.chain(plan_file.plans(), [None]):
+        if plan is not None:
+            batch[plan.doc_id] = plan
+        if batch and (plan is None or len(batch) == _BATCH):
+            found = await look(stores, list(batch), seconds=request.config.store_call_timeout)
+            for planned, views in zip(batch.values(), found, strict=True):
+                counter.add(planned, live_stores(seen(views)))
+            batch.clear()
+    return change_counts(counter.counts(max(held[name] for name in stores.critical)))
+
+
 async def _count(request: RepairRequest, stores: Stores, output: Output) -> ChangeCounts | None:
     """How much the run would change, before it changes anything; None if no limit applies."""
     match request.what:
@@ -140,18 +173,9 @@ async def _count(request: RepairRequest, stores: Stores, output: Output) -> Chan
         case Named():
             return None
         case PlanFile() as plan:
-            return change_counts(plan.counts)
+            return await count_planned(request, plan, stores)
         case _:
             assert_never(request.what)
-
-
-def _guard(request: RepairRequest, counts: ChangeCounts) -> None:
-    try:
-        counts.guard(request.config)
-    except MassChangeRefused as error:
-        raise MassChangeRefused(
-            f"{error} (--allow-mass)", documents=error.documents, changes=error.changes, deletes=error.deletes
-        ) from None
 
 
 async def _jobs(
@@ -200,8 +224,9 @@ async def _execute(
     if counting.cancelled_caught:
         run.out_of_time = True
         return
-    if run.counts is not None:
-        _guard(request, run.counts)
+    if run.counts is not None and (refusal := mass_change(run.counts, request.config)) is not None:
+        run.refused = refusal
+        return
     total = _total(request.what, run.counts)
     if not total:
         return
@@ -258,11 +283,17 @@ def _nothing_done(what: Everything | Named | PlanFile, run: _Run) -> str:
     return f"all {run.counts.documents} documents are consistent; nothing to repair"
 
 
+def _refused_json(refusal: MassChangeRefused) -> dict[str, int]:
+    return {"documents": refusal.documents, "changes": refusal.changes, "deletes": refusal.deletes}
+
+
 def _sum_up(request: RepairRequest, run: _Run, interruption: Interruption, output: Output) -> ExitStatus:
     tally = run.tally
-    stopped = None if run.tap is None else run.tap.stopped
+    stopped: str | None = None if run.tap is None else run.tap.stopped
     if run.out_of_time:
         stopped = "max-duration"
+    if run.refused is not None:
+        stopped = "mass-change"
     if interruption.signals:
         stopped = "interrupted"
     if output.json:
@@ -272,6 +303,7 @@ def _sum_up(request: RepairRequest, run: _Run, interruption: Interruption, outpu
                 "strategy": request.strategy.value,
                 **tally.as_json(),
                 "stopped": "cancelled" if interruption.scope.cancelled_caught else stopped,
+                "refused": None if run.refused is None else _refused_json(run.refused),
                 "unsettled": run.unsettled,
                 "seconds": round(trio.current_time() - run.started, 3),
             }
@@ -288,6 +320,8 @@ def _sum_up(request: RepairRequest, run: _Run, interruption: Interruption, outpu
         output.say(f"{tally.receipts_failed} ({tally.receipts_lost} results have no receipt)")
     if interruption.scope.cancelled_caught:
         output.say("interrupted: running repairs were cancelled" if run.begun else "interrupted: nothing was changed")
+    elif run.refused is not None:
+        output.say(f"nothing was begun: the repair {run.refused}")
     elif stopped is not None:
         output.say(_STOPPED[stopped])
     status = ExitStatus.OK if run.failure is None else report(run.failure)

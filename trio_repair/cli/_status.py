@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import sys
 import traceback
@@ -74,16 +75,42 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+def _where(error: BaseException, seen: set[int]) -> Iterator[str]:
+    if id(error) in seen:
+        return
+    seen.add(id(error))
+    before = error.__cause__ if error.__suppress_context__ else error.__cause__ or error.__context__
+    if before is not None:
+        yield from _where(before, seen)
+        yield "and from there:"
+    yield "Traceback (most recent call last):"
+    for entry in traceback.format_tb(error.__traceback__):
+        yield from entry.splitlines()
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    # Our own messages quote neither documents nor credentials; nobody knows what others quote.
+    yield f"{kind}: {error}" if isinstance(error, TrioRepairError) else f"{kind} (its message is not shown)"
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _where(inner, seen)
+
+
+def show_where(error: BaseException) -> None:
+    """On stderr, the traceback of an exception and of those before it, without their messages, notes and values."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in _where(error, set()):
+            print(one_line(line), file=sys.stderr)
+
+
 def report(error: BaseException) -> ExitStatus:
     """Say on stderr what went wrong, one line for each distinct cause, and return the exit status.
 
-    An exception that is not an operator's or a store's fault is shown with its traceback: it is a bug.
+    An exception that is not an operator's or a store's fault is a bug, and is shown with where it was raised.
     """
     leaves = list(_leaves(error))
     expected = [leaf for leaf in leaves if isinstance(leaf, TrioRepairError)]
     rest = [leaf for leaf in leaves if not isinstance(leaf, TrioRepairError)]
     if any(not isinstance(leaf, KeyboardInterrupt) for leaf in rest):
-        traceback.print_exception(error)
+        show_where(error)
         say("this is a bug in trio-repair or in a store; the stores are fenced, so running again is safe")
         return ExitStatus.BUG
     if rest:

@@ -61,13 +61,13 @@ path = "cache.db"
 
 
 def write_template(path: Path) -> None:
-    """Write the template to a file that does not exist yet.
+    """Write the template to a file that does not exist yet; mode 0600, because credentials may be put into it.
 
     Raises:
         UsageError: the file exists or cannot be written.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise UsageError(f"{path} exists already and was left as it is; name another file") from None
     except OSError as error:

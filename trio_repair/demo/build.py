@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -72,9 +73,15 @@ def claim_directory(directory: Path) -> None:
         if directory.exists() and not marker.is_file() and any(directory.iterdir()):
             raise InvalidValue("directory", f"{directory} is not empty and was not made by the demo; name another")
         directory.mkdir(parents=True, exist_ok=True)
-        marker.write_text(_MARKER_TEXT)
+        _write_private(marker, _MARKER_TEXT)
     except OSError as error:
         raise InvalidValue("directory", f"{directory} cannot be used: {error.strerror}; name another") from error
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that nobody else may read, as the stores are."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text)
 
 
 def clear_directory(directory: Path) -> None:
@@ -87,7 +94,7 @@ def clear_directory(directory: Path) -> None:
         for database in DATABASES.values():
             for suffix in ("", "-wal", "-shm", "-journal"):
                 (directory / f"{database}{suffix}").unlink(missing_ok=True)
-        (directory / CONFIGURATION).write_text(_CONFIGURATION_TEXT)
+        _write_private(directory / CONFIGURATION, _CONFIGURATION_TEXT)
     except OSError as error:
         raise InvalidValue("directory", f"{directory} cannot be cleared: {error.strerror}; name another") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -94,11 +95,18 @@ def _from_table(
     else:
         raise InvalidValue(f"{key}.kind", f"must be {own!r}, or 'package.module:name' of a callable, not {kind!r}")
     try:
+        # Python's own complaint names the arguments; one that the callable raises may quote what it was given.
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise InvalidValue(key, f"{kind!r} does not take these settings: {error}") from None
+    except ValueError:  # a callable without a signature is called and seen
+        pass
+    try:
         return factory(**arguments)
     except InvalidValue as error:
         raise InvalidValue(f"{key}.{error.field}", error.problem) from None
     except TypeError as error:
-        raise InvalidValue(key, f"{kind!r} does not take these settings: {error}") from error
+        raise InvalidValue(key, f"{kind!r} does not take these settings: it raised TypeError") from error
 
 
 def _imported(target: str, key: str) -> Callable[..., object]:

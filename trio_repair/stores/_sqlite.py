@@ -271,13 +271,15 @@ def check_header(file: SqliteFile) -> None:
     if size < _SMALLEST_PAGE:  # SQLite would take it for an empty database
         raise file.error("is not a SQLite database")
     try:
-        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        connection = apsw.Connection(_uri(file.path, "mode=ro&immutable=1"), flags=flags)
         try:
-            application = connection.pragma("application_id")
-            version = connection.pragma("user_version")
-        finally:
-            connection.close()
+            application, version = _marks(file.path)
+        except apsw.CorruptError:
+            application, version = _marks(file.path, any_length=True)
+            if not _beside(file.path, "-wal").exists():  # with a log, a checkpoint may be under way
+                raise file.error(
+                    f"is damaged: it was cut short, its {size} bytes are fewer than its header announces; "
+                    "restore it, or make a new one and repair from the other stores"
+                ) from None
     except _HEADER_ERRORS:
         raise file.error("is not a SQLite database, or its first page is damaged") from None
     except apsw.Error as error:
@@ -291,6 +293,18 @@ def check_header(file: SqliteFile) -> None:
         raise file.error("is a SQLite database of another application")
     if version != SCHEMA_VERSION:
         raise file.error(f"has schema version {version}; this release reads version {SCHEMA_VERSION}")
+
+
+def _marks(path: Path, *, any_length: bool = False) -> tuple[int, int]:
+    """Application id and schema version. With `any_length`, also of a file that is shorter than its header says."""
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(_uri(path, "mode=ro&immutable=1"), flags=flags)
+    try:
+        if any_length:  # with it, SQLite takes the length of the file for what the header ought to say
+            connection.execute("PRAGMA writable_schema = ON")
+        return connection.pragma("application_id"), connection.pragma("user_version")
+    finally:
+        connection.close()
 
 
 def _create(file: SqliteFile) -> None:
