@@ -123,6 +123,8 @@ def _watch_statements(fate: Fate) -> None:
 
         def after(event: dict[str, Any]) -> None:
             words = _first_words(event["sql"] or "")
+            if words.startswith(("SELECT", "PRAGMA")):
+                return  # as after the one before it
             if words and (connection.in_transaction or words == "COMMIT"):
                 fate.point(f"after {store}: {words}")
 
