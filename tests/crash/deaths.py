@@ -106,6 +106,15 @@ class Death:
     wrong: list[str] = attrs.field(factory=list)
 
 
+def _rounded(result: RepairResult) -> RepairResult:
+    """As a receipt has it."""
+    return attrs.evolve(
+        result,
+        queued_seconds=round(result.queued_seconds, 6),
+        running_seconds=round(result.running_seconds, 6),
+    )
+
+
 @attrs.frozen
 class Cemetery:
     """Where processes live, die and are examined."""
@@ -182,21 +191,24 @@ class Cemetery:
             death.wrong.append("UNKNOWN, although every store answered")
 
     def _receipts(self, death: Death) -> list[RepairResult]:
-        """The lines of both files; only whole ones are in order."""
-        results: list[RepairResult] = []
-        for name in (RECEIPTS, EVENTS):
-            path = self.directory / name
-            written = path.read_bytes() if path.exists() else b""
-            if not written.endswith(b"\n") and written:
-                death.wrong.append(f"{name} ends in the middle of a line")
-            *lines, _ = written.split(b"\n")
-            records = [json.loads(line) for line in lines]
-            if name == RECEIPTS:
-                # A receipt has all that the result of an event has.
-                records = [{"kind": "settled", "at": 0.0, "result": record} for record in records]
-            events = list(read_events(json.dumps(record) for record in records))
-            results += [event.result for event in events if event.result is not None and name == RECEIPTS]
+        """The results in the receipts file, after a look at it and at the log of events."""
+        # A receipt has all that the result of an event has.
+        receipts = [{"kind": "settled", "at": 0.0, "result": record} for record in self._records(RECEIPTS, death)]
+        results, logged = (
+            [event.result for event in read_events(map(json.dumps, records)) if event.result is not None]
+            for records in (receipts, self._records(EVENTS, death))
+        )
+        # An event is logged after its receipt is written.
+        if results[: len(results) - 1] != [_rounded(result) for result in logged][: len(results) - 1]:
+            death.wrong.append(f"{len(results)} receipts, but {len(logged)} results in the log of events")
         return results
+
+    def _records(self, name: str, death: Death) -> list[dict[str, Any]]:
+        path = self.directory / name
+        *lines, rest = (path.read_bytes() if path.exists() else b"").split(b"\n")
+        if rest:
+            death.wrong.append(f"{name} ends in the middle of a line")
+        return [json.loads(line) for line in lines]
 
     async def _repair(self, doc_ids: Sequence[str], files: Files, death: Death) -> None:
         """The next process: it makes good what is left to do, and the one after it finds nothing to do."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from trio_repair import RepairOutcome, RepairResult
+from trio_repair.cli._receipts import ReceiptFile
+from trio_repair.cli._status import UsageError
 
 from .deaths import DOCUMENTS, Cemetery, Death, open_cemetery
 from .held import NAMES
@@ -88,3 +94,38 @@ def test_control_a_receipt_that_is_not_true_is_found(cemetery: Cemetery) -> None
     told = Death(death.point)
     cemetery.examine(told, cemetery.before)
     assert any("vector is told as verified, but nothing was written" in problem for problem in told.wrong), told.wrong
+
+
+def _receipt(doc_id: str) -> RepairResult:
+    return RepairResult(doc_id=doc_id, job_id=f"of {doc_id}", outcome=RepairOutcome.REPAIRED)
+
+
+def test_a_receipt_that_was_torn_is_taken_back_before_the_next_one(tmp_path: Path) -> None:
+    """What a power cut leaves of a last line, however little, does not spoil the line that the next run appends."""
+    path = tmp_path / "receipts.jsonl"
+    for doc_id in ("a", "b"):
+        receipts = ReceiptFile.open(path)
+        receipts.append(_receipt(doc_id))
+        receipts.close()
+    first, second, _ = path.read_bytes().split(b"\n")
+    for length in range(len(second) + 1):
+        path.write_bytes(first + b"\n" + second[:length])
+        receipts = ReceiptFile.open(path)
+        receipts.append(_receipt("c"))
+        receipts.close()
+        assert ["a", "c"] == [json.loads(line)["doc_id"] for line in path.read_text().splitlines()]
+
+
+def test_a_last_line_that_is_no_receipt_is_left_alone(tmp_path: Path) -> None:
+    """The control: a file of somebody else's, which happens to have no newline at its end, is refused and kept."""
+    path = tmp_path / "settings.json"
+    path.write_text('{"colour": "green"}')
+    with pytest.raises(UsageError, match="ends in a line that is no receipt"):
+        ReceiptFile.open(path)
+    assert '{"colour": "green"}' == path.read_text()
+
+
+def test_control_an_event_log_that_is_not_flushed_by_the_line_is_found(cemetery: Cemetery) -> None:
+    """The control of "the log of events has what the receipts have": with Python's own buffer it has not."""
+    death = cemetery.die(ALL, "after a receipt", len(ALL) - 1, planted="buffered-events")
+    assert any("results in the log of events" in problem for problem in death.wrong), death.wrong

@@ -8,12 +8,15 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from .. import RepairResult
 from ._secrets import redacted_record
 from ._status import OutputFailed, UsageError
 from ._values import result_json
+
+_BEGINNING: Final = b'{"type": "result", '
+_LONGEST_LINE: Final = 1 << 20
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -23,6 +26,24 @@ def _refuse_foreign(path: Path) -> None:
             first = present.read(1)
         if first != b"{":
             raise UsageError(f"--receipts: {path} exists and holds no receipts; name another file")
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Take back a last line without its end: a power cut leaves one, or a kill in the middle of the kernel's write.
+
+    Whatever is appended to it would be lost with it.
+    """
+    with path.open("r+b") as present:
+        size = present.seek(0, os.SEEK_END)
+        start = present.seek(max(0, size - _LONGEST_LINE))
+        tail = present.read()
+        whole = tail.rfind(b"\n") + 1
+        torn = tail[whole:]
+        if not torn:
+            return
+        if not (torn.startswith(_BEGINNING) or _BEGINNING.startswith(torn)):
+            raise UsageError(f"--receipts: {path} ends in a line that is no receipt; name another file")
+        present.truncate(start + whole)
 
 
 def _no_file(path: Path) -> UsageError:
@@ -45,6 +66,8 @@ class ReceiptFile:
         """
         _refuse_foreign(path)
         try:
+            if path.is_file():
+                _drop_torn_line(path)
             # O_NONBLOCK, because to open a pipe that nobody reads would wait for a reader, with the stores locked.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
             descriptor = os.open(path, flags, 0o600)

@@ -29,7 +29,8 @@ class JsonLinesInstrument:
     drops the instrument; the repair does not notice.
 
     Args:
-        stream: a text stream, in UTF-8; it stays yours to close.
+        stream: a text stream, in UTF-8; it stays yours to close. Open a file with ``buffering=1``, so that a killed
+            process leaves whole lines behind.
     """
 
     def __init__(self, stream: IO[str]) -> None:
