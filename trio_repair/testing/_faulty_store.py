@@ -104,6 +104,7 @@ class FaultyStore:
         self._last_ended = 0
         """The highest number of a call that has ended."""
         self._one_ended = trio.Event()
+        self._one_landed = trio.Event()
         self._crashes = 0
         self._down_until = float("-inf")
         self.add(*faults)
@@ -145,6 +146,11 @@ class FaultyStore:
         self._spent = [ailment for ailment in self._spent if ailment.hanging]
         if not faults or any(fault.kind is FaultKind.CRASH for fault in faults):
             self._down_until = float("-inf")
+
+    async def wait_for_late_landings(self) -> None:
+        """Return when all that a LATE_LANDING has taken in is done. **If cancelled:** nothing has changed."""
+        while self.landing_late:
+            await self._one_landed.wait()
 
     async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
         """As the store inside, unless a fault strikes. **If cancelled:** as the store inside."""
@@ -337,6 +343,8 @@ class FaultyStore:
             logger.warning("%s store: a late landing failed: %s", self.name, type(error).__name__)
         finally:
             self.landing_late -= 1
+            self._one_landed.set()
+            self._one_landed = trio.Event()
 
     def _withhold(
         self, struck: Sequence[Strike], doc_ids: Sequence[str], answer: Callable[[StoreError], _T]

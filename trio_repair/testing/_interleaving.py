@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 import attrs
 import trio
-import trio.testing
 
 Turn: TypeAlias = Callable[[], Awaitable[None]]
 """Awaited by an actor before each of its steps."""
@@ -70,8 +69,11 @@ class _Conductor:
             self._changed.set()
 
     async def run(self) -> None:
+        # Not at the top: with it comes pytest, and importing this package loads no test framework.
+        from trio.testing import wait_all_tasks_blocked  # noqa: PLC0415
+
         while self._acting:
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             if not self._waiting:
                 if self._acting:
                     self._changed = trio.Event()
