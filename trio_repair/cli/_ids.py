@@ -93,6 +93,8 @@ class IdFile:
                 # A pipe can be read once, and is to be read twice; it may be larger than memory.
                 pipe, file = file, tempfile.TemporaryFile()  # noqa: SIM115
                 shutil.copyfileobj(pipe, file)
+                if name != "-":
+                    pipe.close()
         except OSError as error:
             raise UsageError(f"--ids-file: cannot read {name}: {error.strerror}") from error
         ids = cls("standard input" if name == "-" else name, file)

@@ -163,7 +163,7 @@ class SQLiteTextStore(TombstoneStore):
         )
         try:
             hits = load_json(session.main.execute(sql, (expression, limit)).get)
-        except apsw.SQLError:
+        except (apsw.SQLError, UnicodeEncodeError):  # an expression of FTS5, and of UTF-8
             raise InvalidValue("query", "FTS5 cannot read it; see FTS5's query syntax, or use syntax='words'") from None
         return [SearchHit(*hit) for hit in hits]
 
