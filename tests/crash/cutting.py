@@ -19,8 +19,8 @@ from .scenarios import MemoryWorld, Scenario, SqliteWorld
 from .stepping import Stepper
 from .witness import DeleteThenInsert, Witness
 
-JOB_TIMEOUT = 5.0
-STORE_CALL_TIMEOUT = 10.0
+JOB_TIMEOUT = 60.0
+STORE_CALL_TIMEOUT = 120.0
 
 
 class Way(enum.Enum):

@@ -186,6 +186,7 @@ async def _live(life: Life, fate: Fate, log: IO[str]) -> None:
 
 def _end(life: Life) -> NoReturn:
     """Live in this process, the child, and leave it."""
+    signal.alarm(300)  # one that hangs ends all the same, and its parent is told
     status = 1
     try:
         fate = Fate(life)
