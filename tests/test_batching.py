@@ -570,6 +570,56 @@ async def test_i14_after_a_hang_the_documents_of_the_call_travel_alone(autojump_
         assert [True] * 31 + [False] == [isinstance(answer, Observation) for answer in answers]
 
 
+@pytest.mark.parametrize("max_calls", [1, 4])
+async def test_i14_one_that_hangs_alone_while_others_are_answered_is_not_asked_again(autojump_clock, max_calls: int):
+    """A hang costs the others one call in company and, where there is only one place, one alone; then no more."""
+    world = World(max_calls=max_calls)
+    world.faulty["text"].add(Fault(FaultKind.HANG, "observe", doc_id="d0"))
+    settings = {"store_call_timeout": 1.0, "breaker_reset": 0.5, "unavailable_timeout": 20.0}
+    async with serve(world.faulty["text"], **settings) as served:
+        await served.observe(*_ids(8))
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            # The one that hangs asks first, and the probe is about another one all the same.
+            nursery.start_soon(served.observe, "d0")
+            await trio.testing.wait_all_tasks_blocked()
+            await served.observe("e0", "e1", "e2")
+            assert (1.5 if max_calls == 1 else 0.5) == pytest.approx(trio.current_time() - began)
+        assert "closed" == served.batcher.statistics().breaker
+        assert 1.5 == pytest.approx(trio.current_time() - began)
+        began = trio.current_time()
+        for _ in range(5):
+            (answer,) = await served.observe("d0")
+            assert "not asked again" in str(answer)
+            (answer,) = await served.observe("d1")
+            assert isinstance(answer, Observation)
+        assert began == trio.current_time()
+        await trio.sleep(20.0)
+        world.faulty["text"].heal()
+        (answer,) = await served.observe("d0")
+        assert isinstance(answer, Observation)
+
+
+async def test_i14_those_that_may_hang_have_one_place_among_many(autojump_clock):
+    """A dozen documents hang, and the others go on beside them: never two of the dozen at a time."""
+    world = World(max_calls=2)
+    ids = _ids(12)
+    for doc_id in ids:
+        world.faulty["text"].add(Fault(FaultKind.HANG, "observe", doc_id=doc_id))
+    async with serve(world.faulty["text"], store_call_timeout=1.0, breaker_reset=0.5) as served:
+        await served.observe(*ids)
+        await served.observe("fine")
+        async with trio.open_nursery() as nursery:
+            for doc_id in ids:
+                nursery.start_soon(served.observe, doc_id)
+            await trio.sleep(0.5)
+            began = trio.current_time()
+            for number in range(20):
+                (answer,) = await served.observe(f"fine {number}")
+                assert isinstance(answer, Observation)
+            assert began == trio.current_time()
+
+
 async def test_what_is_remembered_of_failed_calls_is_bounded(autojump_clock):
     """A store that is down for a long time, asked for ever new documents, leaves a bounded memory of them."""
     world = World()
@@ -577,14 +627,14 @@ async def test_what_is_remembered_of_failed_calls_is_bounded(autojump_clock):
     async with serve(world.faulty["text"], breaker_failures=1_000_000) as served:
         for start in range(0, 40_000, 200):
             await served.observe(*[f"d{index}" for index in range(start, start + 200)])
-        assert len(served.batcher._group_limit) <= 4096
+        assert len(served.batcher._suspects._company) <= 4096
     # While bisecting, nothing depends on that memory: a poison among many others is still found.
     world = World()
     world.faulty["text"].add(Fault(FaultKind.DRIVER_ERROR, "observe", doc_id="d0"))
     async with serve(world.faulty["text"]) as served:
         answers = await served.observe(*_ids(256))
         assert 1 == sum(isinstance(answer, StoreError) for answer in answers)
-        assert ["d0"] == list(served.batcher._group_limit)
+        assert ["d0"] == list(served.batcher._suspects._company)
 
 
 async def test_a_call_whose_cancellation_is_swallowed_counts_as_answered(autojump_clock):

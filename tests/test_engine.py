@@ -1065,13 +1065,14 @@ async def test_i16_an_exception_in_the_block_survives_a_cancellation_while_closi
     world = World()
     world.drift()
     world.faulty["vector"].add(Fault(FaultKind.HANG, "write"))
-    with pytest.raises(ExceptionGroup) as caught:
-        with trio.move_on_after(2.0):
+    with trio.move_on_after(2.0) as host:
+        with pytest.raises(ValueError, match="mine"):
             async with _opened(world, grace=5.0) as engine:
                 engine.submit_nowait(job())
                 await trio.sleep(1.0)
                 raise ValueError("mine")
-    assert caught.group_contains(ValueError, match="mine")
+        await trio.lowlevel.checkpoint()
+    assert host.cancelled_caught
     assert 6.0 == trio.current_time()
 
 
@@ -1264,7 +1265,7 @@ async def test_i19_no_document_text_in_errors_reprs_or_logs(autojump_clock, capl
     said: list[str] = []
     with caplog.at_level(logging.DEBUG):
         for kind in FaultKind:
-            if kind is FaultKind.BLOCKED_LOOP:
+            if kind in (FaultKind.BLOCKED_LOOP, FaultKind.CRASH):
                 continue
             for operation in ("observe", "read", "prepare", "write", "remove"):
                 try:
@@ -1281,7 +1282,12 @@ async def test_i19_no_document_text_in_errors_reprs_or_logs(autojump_clock, capl
                     handle = engine.submit_nowait(job(max_retries=1, timeout=3.0))
                     said.append(repr(await handle.wait()))
                     said.append(repr(await engine.resolve("d", "text")))
-                    said += [repr(engine), repr(engine._supervisor.queue), repr(engine.limits), repr(engine.statistics())]
+                    said += [
+                        repr(engine),
+                        repr(engine._supervisor.queue),
+                        repr(engine.limits),
+                        repr(engine.statistics()),
+                    ]
                     said += [repr(store) for store in world.memory.values()]
     said += [repr(event) for event in events.events]
     said += [f"{record.getMessage()} {record.exc_text}" for record in caplog.records]

@@ -665,7 +665,7 @@ async def test_a_stale_cache_beside_consistent_stores_is_refreshed_from_the_text
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (Fault(FaultKind.UNAVAILABLE, "read"), "injected: not reachable"),
+        (Fault(FaultKind.UNAVAILABLE, "read"), "injected: not now"),
         (Fault(FaultKind.REJECTED, "read"), "cannot give the text"),
         (Fault(FaultKind.CONCURRENT_WRITE, "read"), "the source changed meanwhile"),
     ],

@@ -6,9 +6,7 @@ one repair. While a store is busy, requests gather, and the next call takes them
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -21,14 +19,17 @@ from ._errors import CircuitOpen, StoreError, StoreMisbehaved, StoreUnavailable
 from ._events import EventKind
 from ._model import Document
 from ._requests import EFFECTS, Answer, Gather, Operation, Request, contract_problem
+from ._store_call import StoreCall, Stretches
+from ._suspects import Suspects
 from ._timetable import Timer, Timetable
 from ._views import Prepared, Removal, StoreTraits, Write, WriteAnswer, WriteStatus
+from ._waiting import WaitingRequests
 from .abc import Store
 
 logger = logging.getLogger("trio_repair")
 
-MAX_REMEMBERED: Final = 4096
-"""Of so many documents, the last ones, a batcher remembers that their call failed as a whole."""
+MIN_STOPPING: Final = 0.1
+"""A call that was told to stop is allowed so many seconds at least, however short the grace period is."""
 
 Emit: TypeAlias = Callable[..., None]
 
@@ -47,23 +48,13 @@ class StoreStatistics:
     """Calls that were given up at `store_call_timeout`, or at the end of the grace period."""
     misbehaved: int
     """Calls that broke the contract of `trio_repair.abc.Store`."""
+    overstayed: int
+    """Calls that were told to stop and still ran `grace` seconds later: the adapter swallows cancellation, or its
+    driver cannot be interrupted."""
+    blocked: int
+    """Calls that kept the event loop to themselves for `loop_block_seconds` or longer at a stretch."""
     breaker: str
     """"closed", "open" or "half-open"."""
-
-
-class _Call:
-    """One bulk call under way."""
-
-    __slots__ = ("given_up", "operation", "requests", "returned", "scope", "timer")
-
-    def __init__(self, operation: Operation, requests: list[Request]) -> None:
-        self.operation = operation
-        self.requests = requests
-        # Shielded: neither a repair's deadline nor a cancelled host cuts a write off before its grace is over.
-        self.scope = trio.CancelScope(shield=True)
-        self.timer: Timer | None = None
-        self.given_up = False
-        self.returned = False
 
 
 class Batcher:
@@ -72,8 +63,6 @@ class Batcher:
     Invariants:
         - At most `max_calls` calls that reach the store are under way, and one more that only prepares.
         - A request is in at most one of: its queue (`queued`), a call under way.
-        - `_group_limit` names only documents whose last call failed as a whole, the last `MAX_REMEMBERED` of them:
-          they travel in smaller company until the store has answered for them.
     """
 
     def __init__(
@@ -88,20 +77,20 @@ class Batcher:
         self._timetable = timetable
         self._emit = emit
         self._fail_fast = fail_fast
-        self._queues: dict[Operation, deque[Request]] = {operation: deque() for operation in Operation}
-        self._order = itertools.count()
-        self._queued = 0
-        """Requests in all queues but PREPARE's, withdrawn ones included."""
-        self._calls: set[_Call] = set()
+        self._suspects = Suspects()
+        self._waiting = WaitingRequests(self._suspects)
+        self._calls: set[StoreCall] = set()
         self._busy = {True: 0, False: 0}
         """Calls under way: under True those that prepare, under False the others."""
         self._given_up = 0
         """Calls among the others that were given up and have not ended."""
         self._starting = 0
         self._starting_prepare = False
-        self._group_limit: dict[str, int] = {}
+        self._suspect_calls = 0
+        """Calls under way, and not given up, for one document that may hang the store again."""
         self._unavailable_timer: Timer | None = None
         self._counts = {"calls": 0, "documents": 0, "failures": 0, "abandoned": 0, "misbehaved": 0}
+        self._counts |= {"overstayed": 0, "blocked": 0}
         self._grace_ends: float | None = None
 
     def statistics(self) -> StoreStatistics:
@@ -142,11 +131,11 @@ class Batcher:
         if self._fail_fast and request.operation is not Operation.PREPARE and not self._may_probe():
             request.settle(CircuitOpen(self.name, "is unreachable", request.doc_id))
             return request
-        request.order = next(self._order)
-        request.queued = True
-        request.queued_at = trio.current_time()
-        self._queues[request.operation].append(request)
-        self._queued += request.operation is not Operation.PREPARE
+        if self._suspects and self._suspects.is_guilty(request.doc_id, trio.current_time()):
+            problem = f"does not answer when asked about document {request.doc_id!r}; it is not asked again for a while"
+            request.settle(StoreUnavailable(self.name, problem, request.doc_id))
+            return request
+        self._waiting.add(request, trio.current_time())
         self._pump()
         if self.breaker.state is not BreakerState.CLOSED:
             self._watch_unavailable()
@@ -160,16 +149,15 @@ class Batcher:
 
     def _pump(self) -> None:
         """Start calls while the store may be called and something is queued."""
-        prepares = self._queues[Operation.PREPARE]
-        if prepares and not self._starting_prepare and not self._busy[True]:
+        if self._waiting.prepares and not self._starting_prepare and not self._busy[True]:
             self._starting_prepare = True
             self.nursery.start_soon(self._prepare_call)
         free = self._free()
-        if free <= 0 or not self._queued:
+        if free <= 0 or not self._waiting.for_store:
             return
         # The batch is taken when the call's task first runs, so that everything asked for in this scheduling
         # round travels together; hence no more tasks than could find work.
-        wanted = -(-self._queued // self.traits.max_batch) - self._starting
+        wanted = -(-self._waiting.for_store // self.traits.max_batch) - self._starting
         for _ in range(min(free, wanted)):
             self._starting += 1
             self.nursery.start_soon(self._store_call)
@@ -189,56 +177,34 @@ class Batcher:
 
     async def _store_call(self) -> None:
         self._starting -= 1
-        heads = [
-            (queue[0].order, operation)
-            for operation, queue in self._queues.items()
-            if queue and operation is not Operation.PREPARE
-        ]
-        if heads:
-            await self._make_call(min(heads, key=lambda head: head[0])[1])
+        # Where a store may be called more than once at a time, documents that may hang it have one place among them;
+        # and whether it is back is better asked about another one.
+        apart = self._suspect_calls > 0 and self.traits.max_calls > 1
+        without_suspects = apart or self.breaker.state is BreakerState.HALF_OPEN
+        operation = self._waiting.oldest(without_suspects=without_suspects)
+        if operation is None and not apart:
+            without_suspects = False
+            operation = self._waiting.oldest(without_suspects=False)
+        if operation is not None:
+            await self._make_call(operation, without_suspects=without_suspects)
 
-    def _take(self, operation: Operation) -> list[Request]:
-        """The next batch: in order, without two requests for one document, no larger than its members may travel in."""
-        queue = self._queues[operation]
-        limit = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.traits.max_batch
-        batch: list[Request] = []
-        seen: set[str] = set()
-        held_back: list[Request] = []
-        before = len(queue)
-        while queue and len(batch) < limit:
-            request = queue.popleft()
-            if request.withdrawn:
-                request.queued = False
-                continue
-            own_limit = limit if request.company is None else request.company
-            if self._group_limit:
-                own_limit = min(own_limit, self._group_limit.get(request.doc_id, own_limit))
-            if request.doc_id in seen or len(batch) >= own_limit:
-                held_back.append(request)
-                continue
-            limit = min(limit, own_limit)
-            seen.add(request.doc_id)
-            batch.append(request)
-        queue.extendleft(reversed(held_back))
-        if operation is not Operation.PREPARE:
-            self._queued += len(queue) - before
-        return batch
-
-    async def _make_call(self, operation: Operation) -> None:
+    async def _make_call(self, operation: Operation, *, without_suspects: bool = False) -> None:
         if self.breaker.state is BreakerState.OPEN and operation is not Operation.PREPARE:
             return
-        requests = self._take(operation)
+        limit = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.traits.max_batch
+        requests = self._waiting.take(operation, limit, without_suspects=without_suspects)
         if not requests:
             self._pump()
             return
-        call = _Call(operation, requests)
+        preparing = operation is Operation.PREPARE
+        suspect = not preparing and len(requests) == 1 and self._suspects.may_hang(requests[0].doc_id)
+        call = StoreCall(operation, requests, suspect=suspect)
         for request in requests:
-            request.queued = False
             request.sent_again = request.was_sent
             request.was_sent = True
         self._calls.add(call)
-        preparing = operation is Operation.PREPARE
         self._busy[preparing] += 1
+        self._suspect_calls += suspect
         self._counts["calls"] += 1
         self._counts["documents"] += len(requests)
         if operation in EFFECTS:
@@ -253,13 +219,15 @@ class Batcher:
         call.timer = self._timetable.at(trio.current_time() + self._config.store_call_timeout, self._give_up, call)
         if self._grace_ends is not None:
             call.scope.deadline = self._grace_ends
+            self._watch_stopping(call, self._grace_ends)
         # What else is queued may go out beside this call.
         self._pump()
         answers: Sequence[Answer] | None = None
         failure: Exception | None = None
+        running = Stretches(getattr(self.store, operation.value), [request.arguments for request in requests])
         try:
             with call.scope:
-                answers = await getattr(self.store, operation.value)([request.arguments for request in requests])
+                answers = await running
                 call.returned = True
         except Exception as error:
             failure = error
@@ -268,12 +236,15 @@ class Batcher:
             self._calls.discard(call)
             self._busy[preparing] -= 1
             self._given_up -= call.given_up and not preparing
+            self._suspect_calls -= suspect and not call.given_up
+            if running.longest >= self._config.loop_block_seconds:
+                self._blocked_the_loop(operation, running.longest)
             self._finish(call, answers, failure)
             self._pump()
 
     # Answering
 
-    def _finish(self, call: _Call, answers: Sequence[Answer] | None, failure: Exception | None) -> None:
+    def _finish(self, call: StoreCall, answers: Sequence[Answer] | None, failure: Exception | None) -> None:
         if call.returned:
             problem = contract_problem(call.operation, call.requests, answers)
             if problem is None and answers is not None:
@@ -283,66 +254,60 @@ class Batcher:
         elif failure is None:
             if not call.given_up:
                 self._counts["abandoned"] += 1
-                logger.warning(
-                    "%s store: a %s call did not end within the grace period", self.name, call.operation.value
-                )
+                logger.warning("%s store: %s did not end within the grace period", self.name, call.operation.value)
                 self._emit(EventKind.CALL_OVERDUE, store=self.name, detail=call.operation.value)
             self._fail(call, StoreUnavailable(self.name, "the call was given up"), given_up=True)
         elif isinstance(failure, StoreError):
             self._failed(call, failure)
         else:
-            logger.error(
-                "%s store: %s raised %s, which is not a StoreError",
-                self.name,
-                call.operation.value,
-                type(failure).__name__,
-            )
-            self._misbehaved(call, f"{call.operation.value} raised {type(failure).__name__}", failure)
+            problem = f"{call.operation.value} raised {type(failure).__name__}"
+            self._misbehaved(call, problem, failure)
         for request in call.requests:
             if request.answer is not None:
                 request.end()
 
-    def _answered(self, call: _Call, answers: Sequence[Answer]) -> None:
+    def _answered(self, call: StoreCall, answers: Sequence[Answer]) -> None:
         if call.operation is not Operation.PREPARE and self.breaker.succeeded():
             self._emit(EventKind.BREAKER_CLOSED, store=self.name)
         for request, answer in zip(call.requests, answers, strict=True):
-            if self._group_limit:
-                self._group_limit.pop(request.doc_id, None)
+            if self._suspects:
+                self._suspects.answered(request.doc_id)
             self._tell(request, answer)
 
-    def _failed(self, call: _Call, error: StoreError) -> None:
+    def _failed(self, call: StoreCall, error: StoreError) -> None:
         """The store says that the call as a whole failed and that nothing was written."""
         self._counts["failures"] += 1
         unavailable = isinstance(error, StoreUnavailable)
         if len(call.requests) > 1 and not unavailable:
             self._send_again_in_smaller_company(call)
             return
-        self._remember(call, max(1, len(call.requests) // 2))
+        self._suspects.failed(self._ids(call), max(1, len(call.requests) // 2))
         if unavailable and call.operation is not Operation.PREPARE and self.breaker.failed():
             self._opened()
         for request in call.requests:
             self._tell(request, error)
 
-    def _misbehaved(self, call: _Call, problem: str, cause: Exception | None = None) -> None:
+    def _misbehaved(self, call: StoreCall, problem: str, cause: Exception | None = None) -> None:
         """The adapter broke its contract: what it did to each document is not known."""
         self._counts["misbehaved"] += 1
+        logger.error("%s store: broke its contract: %s", self.name, problem)
         self._emit(EventKind.STORE_MISBEHAVED, store=self.name, detail=problem)
         if len(call.requests) > 1:
             self._send_again_in_smaller_company(call)
             return
-        self._remember(call, 1)
+        self._suspects.failed(self._ids(call), 1)
         error = StoreMisbehaved(self.name, problem, call.requests[0].doc_id)
         error.__cause__ = cause
         self._fail(call, error, given_up=False)
 
-    def _fail(self, call: _Call, error: StoreError, *, given_up: bool) -> None:
+    def _fail(self, call: StoreCall, error: StoreError, *, given_up: bool) -> None:
         """End a call whose effect is not known."""
         for request in call.requests:
             effect = call.operation in EFFECTS
             self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
         if given_up:
             # It took the whole `store_call_timeout`: one document that hangs is not looked for by halving.
-            self._remember(call, 1)
+            self._suspects.hung(self._ids(call))
 
     def _tell(self, request: Request, answer: Answer) -> None:
         if request.operation in EFFECTS and request.was_sent and request.answer is None:
@@ -356,42 +321,72 @@ class Batcher:
             )
         request.settle(answer)
 
-    def _remember(self, call: _Call, limit: int) -> None:
-        """When they come again, these documents travel in a call of at most `limit`."""
-        for request in call.requests:
-            self._group_limit.pop(request.doc_id, None)
-            self._group_limit[request.doc_id] = limit
-        while len(self._group_limit) > MAX_REMEMBERED:
-            del self._group_limit[next(iter(self._group_limit))]
+    @staticmethod
+    def _ids(call: StoreCall) -> list[str]:
+        return [request.doc_id for request in call.requests]
 
-    def _send_again_in_smaller_company(self, call: _Call) -> None:
+    def _send_again_in_smaller_company(self, call: StoreCall) -> None:
         """Bisect, so that one poison document fails alone. A write that did land is then refused by its fence."""
-        queue = self._queues[call.operation]
+        again: list[Request] = []
         for request in reversed(call.requests):
             if request.withdrawn:
                 # Nobody waits for it: what its one sending did stays unknown.
                 request.end()
             elif request.answer is None:
                 request.company = max(1, len(call.requests) // 2)
-                request.queued = True
-                queue.appendleft(request)
-                self._queued += call.operation is not Operation.PREPARE
+                again.append(request)
+        self._waiting.put_back(call.operation, again)
 
     # When a store does not answer
 
-    def _give_up(self, call: _Call) -> None:
+    def _give_up(self, call: StoreCall) -> None:
         """The call is overdue: answer its requests, stop calling the store, and tell the call to end."""
         call.given_up = True
         self._given_up += call.operation is not Operation.PREPARE
         self._counts["abandoned"] += 1
         seconds = self._config.store_call_timeout
-        logger.warning("%s store: a %s call did not answer within %g s", self.name, call.operation.value, seconds)
+        logger.warning("%s store: %s did not answer within %g s", self.name, call.operation.value, seconds)
         self._emit(EventKind.CALL_OVERDUE, store=self.name, detail=call.operation.value)
         error = StoreUnavailable(self.name, f"{call.operation.value} did not answer within {seconds:g} s")
-        if call.operation is not Operation.PREPARE and self.breaker.failed(given_up=True):
+        preparing = call.operation is Operation.PREPARE
+        alone = call.requests[0].doc_id if len(call.requests) == 1 else None
+        if (
+            alone is not None
+            and self._suspects.may_hang(alone)
+            and (preparing or self.breaker.state is BreakerState.CLOSED)
+        ):
+            # The store has answered for others since this one hung: it is the document, not the store.
+            self._suspects.convict(alone, trio.current_time() + self._config.unavailable_timeout)
+        elif not preparing and self.breaker.failed(given_up=True):
             self._opened()
+        self._suspect_calls -= call.suspect
         self._fail(call, error, given_up=True)
         call.scope.cancel()
+        self._watch_stopping(call, trio.current_time())
+        self._pump()
+
+    def _watch_stopping(self, call: StoreCall, told_at: float) -> None:
+        """The call was told to stop, or will be at `told_at`; take its time."""
+        self._timetable.at(told_at + max(self._config.grace, MIN_STOPPING), self._overstayed, call)
+
+    def _overstayed(self, call: StoreCall) -> None:
+        if call not in self._calls:
+            return
+        self._counts["overstayed"] += 1
+        logger.error(
+            "%s store: %s was told to stop and goes on: the adapter swallows cancellation or waits for its driver; "
+            "the engine cannot close before it returns",
+            self.name,
+            call.operation.value,
+        )
+        self._emit(EventKind.CALL_OVERSTAYED, store=self.name, detail=call.operation.value)
+
+    def _blocked_the_loop(self, operation: Operation, seconds: float) -> None:
+        self._counts["blocked"] += 1
+        logger.error(
+            "%s store: %s blocked the event loop for %.3g s; run it in a thread", self.name, operation.value, seconds
+        )
+        self._emit(EventKind.LOOP_BLOCKED, store=self.name, detail=f"{operation.value}: {seconds:.3g} s")
 
     def _opened(self) -> None:
         self._emit(EventKind.BREAKER_OPENED, store=self.name)
@@ -409,7 +404,7 @@ class Batcher:
     def _watch_unavailable(self) -> None:
         if self._unavailable_timer is not None:
             return
-        oldest = min((queue[0].queued_at for queue in self._store_queues() if queue), default=None)
+        oldest = self._waiting.waiting_since()
         if oldest is not None:
             when = oldest + self._config.unavailable_timeout
             self._unavailable_timer = self._timetable.at(when, self._unavailable_check)
@@ -422,32 +417,19 @@ class Batcher:
 
     def _refuse_waiting(self, *, patience: float) -> None:
         now = trio.current_time()
-        for queue in self._store_queues():
-            # The same sum as in `_watch_unavailable`: `queued_at <= now - patience` rounds differently, and a timer
-            # that finds nobody due would be set again for the same moment, for ever.
-            while queue and queue[0].queued_at + patience <= now:
-                request = queue.popleft()
-                request.queued = False
-                self._queued -= 1
-                if not request.withdrawn:
-                    problem = f"unreachable for {now - request.queued_at:.3g} s"
-                    effect = request.was_sent and request.operation in EFFECTS
-                    error = CircuitOpen(self.name, problem, request.doc_id)
-                    self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
-                    request.end()
-
-    def _store_queues(self) -> list[deque[Request]]:
-        return [queue for operation, queue in self._queues.items() if operation is not Operation.PREPARE]
+        for request in self._waiting.take_due(now, patience):
+            effect = request.was_sent and request.operation in EFFECTS
+            error = CircuitOpen(self.name, f"unreachable for {now - request.queued_at:.3g} s", request.doc_id)
+            self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
+            request.end()
 
     def close(self, grace_ends: float) -> None:
         """Take no more requests; calls under way may go on until `grace_ends` on the Trio clock."""
         self._grace_ends = grace_ends
         for call in self._calls:
             call.scope.deadline = min(call.scope.deadline, grace_ends)
-        self._queued = 0
-        for queue in self._queues.values():
-            while queue:
-                request = queue.popleft()
-                request.queued = False
-                request.settle(StoreUnavailable(self.name, "the engine is closing", request.doc_id))
-                request.end()
+            if not call.given_up:
+                self._watch_stopping(call, grace_ends)
+        for request in self._waiting.clear():
+            request.settle(StoreUnavailable(self.name, "the engine is closing", request.doc_id))
+            request.end()

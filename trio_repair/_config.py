@@ -38,6 +38,11 @@ def _one_of(*choices: str) -> Any:
     return validate
 
 
+def _content(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, ContentDefinition):
+        raise InvalidValue(attribute.name, f"must be a ContentDefinition, not {type(value).__name__}")
+
+
 def _flag(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, bool):
         raise InvalidValue(attribute.name, f"must be True or False, not {value!r}")
@@ -67,6 +72,8 @@ class AutoRepairConfig:
     """How often a repair starts over because the document changed under it."""
     store_call_timeout: float = attrs.field(default=10.0, validator=_seconds())
     """A store call that takes longer is given up and opens the store's circuit breaker."""
+    loop_block_seconds: float = attrs.field(default=0.5, validator=_seconds())
+    """A store call that lets nothing else run for so long at a stretch (wall time) is logged and counted."""
     unavailable_timeout: float = attrs.field(default=15.0, validator=_seconds())
     """How long a job waits for an unreachable store or a locked document before it fails."""
     breaker_failures: int = attrs.field(default=5, validator=_at_least(1))
@@ -97,5 +104,5 @@ class AutoRepairConfig:
     """Lift `max_changed` and `max_deletes`."""
     allow_weak_fence: bool = attrs.field(default=False, validator=_flag)
     """Accept stores without atomic compare-and-set; receipts say "weak"."""
-    content: ContentDefinition = attrs.field(factory=ContentDefinition)
+    content: ContentDefinition = attrs.field(factory=ContentDefinition, validator=_content)
     """What counts as the content of a document; the stores must use the same."""

@@ -374,21 +374,26 @@ async def open_repair_engine(
     )
     failure: Exception | None = None
     try:
-        async with trio.open_nursery() as calls:
+        async with trio.open_nursery() as timers:
+            timers.start_soon(supervisor.serve_timers)
             try:
-                async with trio.open_nursery() as repairs:
-                    supervisor.start(repairs, calls)
+                async with trio.open_nursery() as calls:
                     try:
-                        yield RepairExecutionEngine(supervisor)
-                        await supervisor.drain_at_exit()
-                    except Exception as error:
-                        failure = error
+                        async with trio.open_nursery() as repairs:
+                            supervisor.start(repairs, calls)
+                            try:
+                                yield RepairExecutionEngine(supervisor)
+                                await supervisor.drain_at_exit()
+                            except Exception as error:
+                                failure = error
+                            finally:
+                                supervisor.abort()
+                                repairs.cancel_scope.cancel()
                     finally:
-                        supervisor.abort()
-                        repairs.cancel_scope.cancel()
+                        supervisor.close_batchers()
+                        calls.cancel_scope.cancel()
             finally:
-                supervisor.close_batchers()
-                calls.cancel_scope.cancel()
+                supervisor.stop_timers()
     except BaseException as beside:
         if failure is None:
             raise

@@ -34,7 +34,12 @@ class EventKind(enum.Enum):
     BREAKER_CLOSED = "breaker-closed"
     CALL_OVERDUE = "call-overdue"
     """A store call ran past `store_call_timeout` and was given up."""
+    CALL_OVERSTAYED = "call-overstayed"
+    """A store call was told to stop and still ran `grace` seconds later."""
+    LOOP_BLOCKED = "loop-blocked"
+    """A store call kept the event loop to itself for `loop_block_seconds` or longer."""
     STORE_MISBEHAVED = "store-misbehaved"
+    """A store broke its contract, as by an answer of the wrong length."""
     OVERDUE = "overdue"
     """A repair did not stop at its timeout; its document stays locked until it ends."""
 
@@ -50,7 +55,7 @@ class EngineEvent:
     job: RepairJob | None = None
     """ACCEPTED, STARTED, RETRY, REOBSERVED, SETTLED, OVERDUE."""
     store: str | None = None
-    """OBSERVED, WRITE_*, LOCKED, UNLOCKED, REOBSERVED, BREAKER_*, CALL_OVERDUE, STORE_MISBEHAVED."""
+    """OBSERVED, WRITE_*, LOCKED, UNLOCKED, REOBSERVED, BREAKER_*, CALL_*, LOOP_BLOCKED, STORE_MISBEHAVED."""
     token: str | None = None
     """OBSERVED: the state seen. WRITE_*: the state that the write was planned on, and displaces if it lands."""
     version: DocumentVersion | None = None

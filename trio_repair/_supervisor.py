@@ -82,6 +82,7 @@ class Supervisor:
         self._rng = rng
         self._untouched = untouched_receipt(repairer.fences)
         self._nursery: trio.Nursery
+        self._timers_scope = trio.CancelScope(shield=True)
         self._idle: trio.Event | None = None
         self._aborted = False
         self._attempts = 0
@@ -395,10 +396,19 @@ class Supervisor:
     # Opening and closing
 
     def start(self, repairs: trio.Nursery, calls: trio.Nursery) -> None:
+        """Run repairs and store calls in these nurseries from now on."""
         self._nursery = repairs
         for batcher in self.batchers.values():
             batcher.nursery = calls
-        calls.start_soon(self.timetable.serve)
+
+    async def serve_timers(self) -> None:
+        """Run until `stop_timers`, cancelled or not: calls that end late are watched to their end."""
+        with self._timers_scope:
+            await self.timetable.serve()
+
+    def stop_timers(self) -> None:
+        """Nothing is left that could be late."""
+        self._timers_scope.cancel()
 
     async def drain(self) -> None:
         """Wait until no job is queued or running. **If cancelled:** nothing has changed."""

@@ -39,7 +39,7 @@ def test_i13_the_limit_in_force_holds(scenario: Scenario) -> None:
 @examples(25)
 @given(LAWS["i14"].draw)
 def test_i14_a_stuck_document_delays_no_other(scenario: Scenario) -> None:
-    """A document whose calls hang delays the others by no more than one call that is given up."""
+    """A document whose calls hang delays the others by no more than two calls that are given up."""
     LAWS["i14"].holds(scenario)
 
 

@@ -1,0 +1,104 @@
+"""Which requests the next call of a store takes along."""
+
+from __future__ import annotations
+
+from trio_repair._requests import Gather, Operation, Request
+from trio_repair._suspects import Suspects
+from trio_repair._waiting import WaitingRequests
+
+
+def _added(waiting: WaitingRequests, operation: Operation, *doc_ids: str, now: float = 0.0) -> list[Request]:
+    requests = [Request(operation, doc_id, doc_id, Gather(1)) for doc_id in doc_ids]
+    for request in requests:
+        waiting.add(request, now)
+    return requests
+
+
+def _ids(requests: list[Request]) -> list[str]:
+    return [request.doc_id for request in requests]
+
+
+def test_in_order_and_no_document_twice():
+    """A second request for one document waits for the next batch, and keeps its place there."""
+    waiting = WaitingRequests(Suspects())
+    _added(waiting, Operation.OBSERVE, "a", "b", "a", "c")
+    _added(waiting, Operation.PREPARE, "p")
+    assert (4, 1) == (waiting.for_store, waiting.prepares)
+    assert ["a", "b"] == _ids(waiting.take(Operation.OBSERVE, 2, without_suspects=False))
+    batch = waiting.take(Operation.OBSERVE, 64, without_suspects=False)
+    assert (["a", "c"], 0, False) == (_ids(batch), waiting.for_store, batch[0].queued)
+    assert ["p"] == _ids(waiting.take(Operation.PREPARE, 64, without_suspects=False))
+    assert (0, 0) == (waiting.for_store, waiting.prepares)
+
+
+def test_the_operation_asked_for_first_goes_first():
+    """Across operations the order of asking decides, without those that only prepare and without suspects."""
+    suspects = Suspects()
+    waiting = WaitingRequests(suspects)
+    assert waiting.oldest(without_suspects=False) is None
+    _added(waiting, Operation.PREPARE, "p")
+    assert waiting.oldest(without_suspects=False) is None
+    _added(waiting, Operation.WRITE, "hangs")
+    _added(waiting, Operation.OBSERVE, "hangs", "fine")
+    _added(waiting, Operation.READ, "also fine")
+    suspects.hung(["hangs"])
+    assert Operation.WRITE is waiting.oldest(without_suspects=False)
+    assert Operation.OBSERVE is waiting.oldest(without_suspects=True)
+    assert ["fine"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=True))
+    assert Operation.READ is waiting.oldest(without_suspects=True)
+    assert ["hangs"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
+    assert 2 == waiting.for_store
+
+
+def test_company_is_kept_small_where_it_must_be():
+    """One that may travel with one other takes one other; one that must travel alone waits for its own call."""
+    suspects = Suspects()
+    waiting = WaitingRequests(suspects)
+    suspects.failed(["pair"], 2)
+    suspects.hung(["alone"])
+    _added(waiting, Operation.OBSERVE, "a", "pair", "alone", "b", "c")
+    assert ["a", "pair"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
+    assert ["alone"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
+    assert ["b", "c"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
+
+
+def test_what_comes_back_is_first_again():
+    """Requests of a call that broke go out again before all others, in the order that they had."""
+    waiting = WaitingRequests(Suspects())
+    first = _added(waiting, Operation.WRITE, "a", "b")
+    taken = waiting.take(Operation.WRITE, 64, without_suspects=False)
+    _added(waiting, Operation.WRITE, "c")
+    waiting.put_back(Operation.WRITE, reversed(taken))
+    assert (3, True) == (waiting.for_store, first[0].queued)
+    assert ["a", "b", "c"] == _ids(waiting.take(Operation.WRITE, 64, without_suspects=False))
+
+
+def test_withdrawn_requests_are_dropped_on_the_way():
+    """They are counted until somebody meets them, and never sent or refused."""
+    waiting = WaitingRequests(Suspects())
+    gone, stays = _added(waiting, Operation.OBSERVE, "a", "b")
+    gone.withdraw()
+    assert (2, True) == (waiting.for_store, gone.ended)
+    assert [stays] == waiting.take(Operation.OBSERVE, 64, without_suspects=False)
+    assert (0, False) == (waiting.for_store, gone.queued)
+    gone, stays = _added(waiting, Operation.OBSERVE, "a", "b", now=1.0)
+    gone.withdraw()
+    assert [stays] == list(waiting.take_due(2.0, 1.0))
+    assert 0 == waiting.for_store
+
+
+def test_who_has_waited_long_enough():
+    """Exactly those that wait for the store, of all operations, and whose patience is over at this very moment."""
+    waiting = WaitingRequests(Suspects())
+    assert waiting.waiting_since() is None
+    _added(waiting, Operation.PREPARE, "p", now=0.0)
+    assert waiting.waiting_since() is None
+    _added(waiting, Operation.WRITE, "w", now=0.3)
+    _added(waiting, Operation.OBSERVE, "o", now=0.1)
+    late = _added(waiting, Operation.OBSERVE, "late", now=0.4)
+    assert 0.1 == waiting.waiting_since()
+    assert [] == list(waiting.take_due(0.1 + 0.2 - 0.001, 0.2))
+    assert ["o"] == _ids(list(waiting.take_due(0.1 + 0.2, 0.2)))
+    assert ["w"] == _ids(list(waiting.take_due(0.3 + 0.2, 0.2)))
+    assert late == [request for request in waiting.clear() if request.operation is Operation.OBSERVE]
+    assert (0, 0, False) == (waiting.for_store, waiting.prepares, late[0].queued)

@@ -1,0 +1,235 @@
+"""Adapters that break their contract at run time: they are named in the log and counted, and no receipt is false."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import pytest
+import trio
+from engine_world import World, config, job
+
+from trio_repair import EventKind, RepairOutcome, StepState, open_repair_engine
+from trio_repair._store_call import Stretches
+from trio_repair.testing import Fault, FaultKind, RecordingInstrument
+
+from properties.planted import Bug, planted  # isort: skip
+
+
+class Deaf:
+    """A store whose call of one operation goes on for `seconds`, whatever it is told."""
+
+    def __init__(self, inner: Any, operation: str, seconds: float) -> None:
+        self.inner = inner
+        self.operation = operation
+        self.seconds = seconds
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+        if name != self.operation:
+            return method
+
+        async def call(arguments: Any) -> Any:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self.seconds)
+                return await method(arguments)
+
+        return call
+
+
+def _true(world: World, result: Any) -> None:
+    """The receipt says of each store nothing that the store does not bear out."""
+    for step in result.receipt:
+        held = world.version(step.store)
+        if step.state in (StepState.VERIFIED, StepState.APPLIED, StepState.CONSISTENT):
+            assert held == step.after, step
+        if step.state in (StepState.UNTOUCHED, StepState.REFUSED):
+            assert held == step.before or not step.before, step
+
+
+async def test_a_call_that_blocks_the_loop_is_named(autojump_clock, caplog):
+    """Which store, which operation, and for how long; counted; the repair is as good as any."""
+    world = World()
+    world.drift()
+    world.faulty["vector"].add(Fault(FaultKind.BLOCKED_LOOP, "write", delay=0.06))
+    events = RecordingInstrument()
+    settings = config(loop_block_seconds=0.05)
+    async with open_repair_engine(world.stores, settings, instruments=[events]) as engine:
+        result = await engine.execute_repair_job(job())
+        stores = engine.statistics().stores
+    assert RepairOutcome.REPAIRED is result.outcome
+    _true(world, result)
+    assert 1 == stores["vector"].blocked
+    assert 0 == stores["text"].blocked
+    (event,) = [event for event in events.events if event.kind is EventKind.LOOP_BLOCKED]
+    assert event.store == "vector"
+    (said,) = [record for record in caplog.records if "blocked the event loop" in record.getMessage()]
+    assert said.getMessage().startswith("vector store: write blocked the event loop for 0.0")
+    assert logging.ERROR == said.levelno
+
+
+async def test_a_call_that_waits_without_blocking_is_not_named(autojump_clock, caplog):
+    """Control: time that passes while others may run is not held against a store."""
+    world = World()
+    world.drift()
+    world.faulty["vector"].add(Fault(FaultKind.LATENCY, "write", delay=3.0))
+    async with open_repair_engine(world.stores, config(loop_block_seconds=0.05)) as engine:
+        assert (await engine.execute_repair_job(job())).success
+        assert [0, 0, 0] == [store.blocked for store in engine.statistics().stores.values()]
+    assert "blocked" not in caplog.text
+
+
+async def test_only_the_stretches_between_awaits_count():
+    """Two stretches of half the limit are not one; results, exceptions and cancellation pass through unchanged."""
+
+    async def halves(error: Exception | None) -> str:
+        time.sleep(0.02)  # noqa: ASYNC251 - it is to block
+        await trio.lowlevel.checkpoint()
+        time.sleep(0.02)  # noqa: ASYNC251 - it is to block
+        if error is not None:
+            raise error
+        return "done"
+
+    stretches = Stretches(halves, None)
+    assert await stretches == "done"
+    assert 0.02 <= stretches.longest < 0.04
+    with pytest.raises(KeyError, match="mine"):
+        await Stretches(halves, KeyError("mine"))
+    with trio.move_on_after(0) as scope:
+        await Stretches(halves, None)
+    assert scope.cancelled_caught
+
+    async def heeds() -> str:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            return "told to stop"
+
+    with trio.move_on_after(0.01) as scope:
+        assert await Stretches(heeds) == "told to stop"
+    assert not scope.cancelled_caught
+
+
+async def test_a_call_that_swallows_its_cancellation_is_named(autojump_clock, caplog):
+    """Named once its grace is over, while it still runs; what it did late is told as unknown, never as untouched."""
+    world = World()
+    world.drift()
+    events = RecordingInstrument()
+    stores = world.stores
+    deaf = Deaf(stores.vector, "write", seconds=8.0)
+    object.__setattr__(stores, "vector", deaf)
+    settings = config(store_call_timeout=1.0, grace=2.0, unavailable_timeout=1.0)
+    async with open_repair_engine(stores, settings, instruments=[events]) as engine:
+        result = await engine.execute_repair_job(job(max_retries=0, timeout=30.0))
+        assert not result.success
+        assert StepState.UNKNOWN is result.step("vector").state
+        assert 0 == engine.statistics().stores["vector"].overstayed
+        await trio.sleep_until(4.0)
+        assert 1 == engine.statistics().stores["vector"].overstayed
+        assert 1 == world.number("vector")
+        again = await engine.execute_repair_job(job(id="2"))
+        assert RepairOutcome.FAILED is again.outcome, "its document is locked while that write may still land"
+        await trio.sleep_until(9.0)
+        assert 2 == world.number("vector")
+        assert StepState.CONSISTENT is (await engine.execute_repair_job(job(id="3"))).step("vector").state
+    (event,) = [event for event in events.events if event.kind is EventKind.CALL_OVERSTAYED]
+    assert ("vector", "write", 3.0) == (event.store, event.detail, event.at)
+    assert "vector store: write was told to stop and goes on" in caplog.text
+
+
+async def test_a_call_that_keeps_an_engine_from_closing_is_named_meanwhile(autojump_clock, caplog):
+    """The operator who waits for the end of the program can read why it does not come."""
+    world = World()
+    world.drift()
+    stores = world.stores
+    object.__setattr__(stores, "vector", Deaf(stores.vector, "write", seconds=60.0))
+    said_at: list[float] = []
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "goes on" in record.getMessage():
+                said_at.append(trio.current_time())
+
+    handler = Notes()
+    logging.getLogger("trio_repair").addHandler(handler)
+    try:
+        with trio.move_on_after(1.0):
+            async with open_repair_engine(stores, config(grace=2.0, store_call_timeout=100.0)) as engine:
+                await engine.execute_repair_job(job(timeout=200.0))
+    finally:
+        logging.getLogger("trio_repair").removeHandler(handler)
+    assert ([5.0], 60.0) == (said_at, trio.current_time())
+
+
+async def test_a_call_that_stops_when_told_is_not_named(autojump_clock, caplog):
+    """Control: one that is given up and ends is no scandal."""
+    world = World()
+    world.drift()
+    world.faulty["vector"].add(Fault(FaultKind.HANG, "write", times=1))
+    async with open_repair_engine(world.stores, config(store_call_timeout=1.0, grace=0.0)) as engine:
+        await engine.execute_repair_job(job(max_retries=0))
+        await trio.sleep(30.0)
+        statistics = engine.statistics().stores["vector"]
+        assert (1, 0) == (statistics.abandoned, statistics.overstayed)
+    assert "goes on" not in caplog.text
+
+
+@pytest.mark.parametrize("operation", ["observe", "read", "prepare", "write"])
+async def test_an_answer_of_the_wrong_length_is_named(autojump_clock, caplog, operation: str):
+    """It belongs to nobody; the documents of the call are asked for again, alone, and only they can fail."""
+    world = World()
+    ids = [f"d{index}" for index in range(8)]
+    world.drift(*ids)
+    name = "text" if operation == "read" else "vector"
+    world.faulty[name].add(Fault(FaultKind.WRONG_LENGTH, operation, doc_id="d3"))
+    async with open_repair_engine(world.stores, config()) as engine:
+        async with engine.run([job(doc_id, id=doc_id, max_retries=0) for doc_id in ids]) as stream:
+            results = {result.doc_id: result async for result in stream}
+        assert 0 < engine.statistics().stores[name].misbehaved
+    # A write is read back, whatever was said of it.
+    assert ({"d3"} if operation != "write" else set()) == {
+        doc_id for doc_id, result in results.items() if not result.success
+    }
+    assert f"{name} store: broke its contract: {operation} answered" in caplog.text
+    for doc_id, result in results.items():
+        for step in result.receipt:
+            held = world.version(step.store, doc_id)
+            if step.state in (StepState.VERIFIED, StepState.APPLIED, StepState.CONSISTENT):
+                assert held == step.after
+            if step.state is StepState.UNTOUCHED:
+                assert not step.before or held == step.before
+
+
+BUGS = [
+    Bug(
+        "nobody looks whether calls end",
+        "_batching:Batcher._watch_stopping",
+        "self._timetable.at(told_at + max(self._config.grace, MIN_STOPPING), self._overstayed, call)",
+        "pass",
+    ),
+    Bug("the loop is never watched", "_batching:Batcher._blocked_the_loop", 'self._counts["blocked"] += 1', "return"),
+    Bug(
+        "answers of the wrong length are dealt out",
+        "_requests:contract_problem",
+        "if len(answers) != len(requests):",
+        "if not answers:",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("bug", "test"),
+    [
+        (BUGS[0], test_a_call_that_keeps_an_engine_from_closing_is_named_meanwhile),
+        (BUGS[1], test_a_call_that_blocks_the_loop_is_named),
+        (BUGS[2], test_an_answer_of_the_wrong_length_is_named),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+async def test_control_without_its_watchdog_each_fails(autojump_clock, caplog, bug: Bug, test: Any):
+    """Control: each of the tests above fails when what it tests is taken out."""
+    more = {"operation": "write"} if "length" in test.__name__ else {}
+    with planted(bug), pytest.raises(BaseException) as caught:
+        await test(autojump_clock, caplog, **more)
+    assert not isinstance(caught.value, (KeyboardInterrupt, SystemExit))

@@ -1,0 +1,67 @@
+"""One bulk call of a store: what it is for, and how long it keeps the event loop to itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Generic, TypeVar
+
+import trio
+
+from ._requests import Operation, Request
+from ._timetable import Timer
+
+_T = TypeVar("_T")
+
+
+class StoreCall:
+    """One bulk call under way."""
+
+    __slots__ = ("given_up", "operation", "requests", "returned", "scope", "suspect", "timer")
+
+    def __init__(self, operation: Operation, requests: list[Request], *, suspect: bool) -> None:
+        self.operation = operation
+        self.requests = requests
+        self.suspect = suspect
+        """It is for one document alone, whose last call was given up."""
+        # Shielded: neither a repair's deadline nor a cancelled host cuts a write off before its grace is over.
+        self.scope = trio.CancelScope(shield=True)
+        self.timer: Timer | None = None
+        self.given_up = False
+        self.returned = False
+
+
+class Stretches(Generic[_T]):
+    """An awaitable that runs a call and notes the longest stretch in which it let nothing else run.
+
+    Only what the call does in its own task is measured, not in tasks that it starts.
+    """
+
+    __slots__ = ("_coroutine", "longest")
+
+    def __init__(self, call: Callable[..., Awaitable[_T]], *args: Any) -> None:
+        self._coroutine = _run(call, args)
+        self.longest = 0.0
+        """Seconds of wall time."""
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        coroutine, clock = self._coroutine, time.perf_counter
+        resume: Callable[[Any], Any] = coroutine.send
+        value: Any = None
+        while True:
+            began = clock()
+            try:
+                trap = resume(value)
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
+            finally:
+                self.longest = max(self.longest, clock() - began)
+            try:
+                resume, value = coroutine.send, (yield trap)
+            except BaseException as error:  # noqa: ASYNC103 - thrown into the call, which raises it again or does not
+                resume, value = coroutine.throw, error
+
+
+async def _run(call: Callable[..., Awaitable[_T]], args: tuple[Any, ...]) -> _T:
+    return await call(*args)

@@ -1,0 +1,115 @@
+"""Requests that wait for a store, and which of them its next call takes along. Synchronous; time is passed in."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from ._requests import Operation, Request
+from ._suspects import Suspects
+
+
+class WaitingRequests:
+    """The requests of one store that are not under way, in order of asking.
+
+    Invariants:
+        - A request in here is `queued`, and no other is.
+        - `for_store` counts all of them, withdrawn ones included, but those that only prepare.
+    """
+
+    def __init__(self, suspects: Suspects) -> None:
+        self._suspects = suspects
+        self._queues: dict[Operation, deque[Request]] = {operation: deque() for operation in Operation}
+        self._prepares = self._queues[Operation.PREPARE]
+        self._for_store = [queue for queue in self._queues.values() if queue is not self._prepares]
+        self._order = itertools.count()
+        self.for_store = 0
+
+    @property
+    def prepares(self) -> int:
+        """How many only prepare."""
+        return len(self._prepares)
+
+    def add(self, request: Request, now: float) -> None:
+        """Put one last."""
+        request.order = next(self._order)
+        request.queued = True
+        request.queued_at = now
+        self._queues[request.operation].append(request)
+        self.for_store += request.operation is not Operation.PREPARE
+
+    def put_back(self, operation: Operation, requests: Iterable[Request]) -> None:
+        """Return requests of one call to the front, the first one last."""
+        queue = self._queues[operation]
+        for request in requests:
+            request.queued = True
+            queue.appendleft(request)
+            self.for_store += operation is not Operation.PREPARE
+
+    def oldest(self, *, without_suspects: bool) -> Operation | None:
+        """The operation of the store that was asked for first. O(1) unless suspects to be left out are in front."""
+        oldest: Operation | None = None
+        order = 0
+        for queue in self._for_store:
+            for request in queue:
+                if without_suspects and self._suspects.may_hang(request.doc_id):
+                    continue
+                if oldest is None or request.order < order:
+                    oldest, order = request.operation, request.order
+                break
+        return oldest
+
+    def take(self, operation: Operation, limit: int, *, without_suspects: bool) -> list[Request]:
+        """The next batch: in order, no document twice, and no larger than its members may travel in."""
+        queue = self._queues[operation]
+        batch: list[Request] = []
+        seen: set[str] = set()
+        held_back: list[Request] = []
+        before = len(queue)
+        while queue and len(batch) < limit:
+            request = queue.popleft()
+            if request.withdrawn:
+                request.queued = False
+                continue
+            own_limit = limit if request.company is None else request.company
+            if self._suspects:
+                own_limit = self._suspects.company(request.doc_id, own_limit)
+                if without_suspects and self._suspects.may_hang(request.doc_id):
+                    own_limit = 0
+            if request.doc_id in seen or len(batch) >= own_limit:
+                held_back.append(request)
+                continue
+            limit = min(limit, own_limit)
+            seen.add(request.doc_id)
+            request.queued = False
+            batch.append(request)
+        queue.extendleft(reversed(held_back))
+        if operation is not Operation.PREPARE:
+            self.for_store += len(queue) - before
+        return batch
+
+    def waiting_since(self) -> float | None:
+        """When the one that waits longest for the store was asked for."""
+        return min((queue[0].queued_at for queue in self._for_store if queue), default=None)
+
+    def take_due(self, now: float, patience: float) -> Iterator[Request]:
+        """Take out those that have waited for the store for `patience` seconds, but withdrawn ones."""
+        for queue in self._for_store:
+            # The sum that a timer is set for: `queued_at <= now - patience` rounds differently, and a timer that finds
+            # nobody due would be set again for the same moment, for ever.
+            while queue and queue[0].queued_at + patience <= now:
+                request = queue.popleft()
+                request.queued = False
+                self.for_store -= 1
+                if not request.withdrawn:
+                    yield request
+
+    def clear(self) -> Iterator[Request]:
+        """Take out all."""
+        self.for_store = 0
+        for queue in self._queues.values():
+            while queue:
+                request = queue.popleft()
+                request.queued = False
+                yield request
