@@ -85,10 +85,16 @@ async def cut(
     config = AutoRepairConfig(grace=grace, store_call_timeout=STORE_CALL_TIMEOUT, backoff_base=0.001, settle=0.0)
     heard = RecordingInstrument()
 
+    seen_last: list[object] = []
+
     def look_on() -> None:
         """In the middle of it all, nobody may see less than one copy, or more."""
+        nonlocal seen_last
         if isinstance(world, MemoryWorld):
-            done.wrong += losses(doc_id, before, world.held(doc_id), deletes=scenario.deletes)
+            documents = [store.get_nowait(doc_id) for store in world.stores.values()]
+            if not seen_last or any(one is not other for one, other in zip(documents, seen_last, strict=True)):
+                done.wrong += losses(doc_id, before, world.held(doc_id), deletes=scenario.deletes)
+            seen_last = list(documents)
 
     with trio.CancelScope() as host:
         async with open_repair_engine(stores, config, instruments=[heard]) as engine:
