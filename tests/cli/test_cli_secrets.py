@@ -99,8 +99,9 @@ def test_a_short_value_hides_no_part_of_a_word() -> None:
 
 
 def test_documents_are_left_as_they_are_in_json() -> None:
-    """A document may well hold what a variable holds, and programs need its id."""
-    redactor = Redactor.of({"a secret value": "NAME"})
+    """A document may well hold what a variable holds, and programs need its id; and our own words are no secret."""
+    redactor = Redactor.of({"a secret value": "NAME", "text": "STORE"})
+    assert {"store": "text", "error": "<from $STORE>"} == redactor.record({"store": "text", "error": "text"})
     record = {"doc_id": "a secret value", "error": "a secret value", "stores": {"text": {"token": "a secret value"}}}
     expected = {"doc_id": "a secret value", "error": "<from $NAME>", "stores": {"text": {"token": "a secret value"}}}
     assert expected == redactor.record(record)

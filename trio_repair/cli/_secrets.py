@@ -19,8 +19,11 @@ Secrets: TypeAlias = Mapping[str, str]
 _ALONE_BELOW: Final = 8
 """A value of fewer characters is hidden only where it stands alone: in every word, "db" would hide half of a line."""
 
-_OF_DOCUMENTS: Final = frozenset({"doc_id", "token", "tokens", "text", "passage"})
-"""Fields of JSON lines that hold what the stores hold; programs need them as they are."""
+_KEPT: Final = frozenset(
+    {"doc_id", "token", "tokens", "text", "passage", "digest", "job_id"}  # what stores and engine hold
+    | {"type", "store", "kind", "presence", "strategy", "action", "outcome", "state", "source", "stopped"}  # our words
+)
+"""Fields of JSON lines that programs need as they are, and that no setting can get into."""
 
 
 @attrs.frozen
@@ -102,13 +105,13 @@ class Redactor:
         return self._pattern.sub(lambda match: f"<from ${self._names[match[0]]}>", text)
 
     def record(self, record: Any) -> Any:
-        """The same for every string of a JSON value, except those that belong to documents."""
+        """The same for every string of a JSON value, except fields that are kept as they are."""
         if self._pattern is None:
             return record
         if isinstance(record, str):
             return self.text(record)
         if isinstance(record, Mapping):
-            return {key: one if key in _OF_DOCUMENTS else self.record(one) for key, one in record.items()}
+            return {key: one if key in _KEPT else self.record(one) for key, one in record.items()}
         if isinstance(record, Sequence):
             return [self.record(one) for one in record]
         return record

@@ -49,6 +49,8 @@ path = "text.db"
 kind = "sqlite-vector"
 path = "vector.db"
 
+# Any string of a store but its kind can come from the environment: { env = "NAME" } in its place.
+
 [stores.vector.embedder]
 kind = "hashing"
 dimension = 256
