@@ -215,11 +215,14 @@ def test_the_template_overwrites_nothing(tmp_path: Path) -> None:
 
 
 def test_the_documented_configuration_loads_and_every_command_is_documented() -> None:
-    """docs/command.md: its example is valid, and its table has a row for each command."""
+    """docs/command.md: its examples are valid, and its table has a row for each command."""
     from trio_repair.cli._app import app
 
     document = Path(__file__).parents[2].joinpath("docs", "command.md").read_text()
-    (example,) = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+    example, embedder = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
     assert SyncStrategy.MOST_RECENT is parse(example).strategy
+    stores = '[stores.text]\nkind = "a"\n[stores.vector]\nkind = "b"\n'
+    secret = parse_configuration(PATH, (stores + embedder).encode(), {"EMBEDDING_KEY": "k"})
+    assert "k" == secret.stores["vector"].settings["embedder"]["api_key"]
     rows = set(re.findall(r"(?m)^\| `(\w+)", document))
     assert {name for name in app if not name.startswith("-")} <= rows

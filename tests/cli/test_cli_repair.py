@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -351,8 +350,10 @@ def test_one_run_at_a_time(
 def test_receipts_that_cannot_be_written_end_the_run(damaged: Path) -> None:
     """A full quota: no new documents, what was begun is finished, the loss is counted, status 1."""
     receipts = damaged / "receipts.jsonl"
-    receipts.write_text("{}\n")
-    os.truncate(receipts, 64 << 20)  # a sparse file, as large as the quota lets one be
+    with receipts.open("wb") as file:  # a sparse file, as large as the quota lets one be
+        file.write(b"{}\n")
+        file.seek((64 << 20) - 1)
+        file.write(b"\n")
     done = run(
         "repair",
         "--dir",

@@ -103,9 +103,9 @@ ANY_METADATA = metadata() | st.sampled_from(ODD_METADATA)
 QUERIES = st.sampled_from(FTS) | st.text(st.characters(exclude_categories=()), max_size=30)
 
 few = settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-more = settings(few, max_examples=12)
+more = settings(few, max_examples=10)
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +387,7 @@ class _Settings:
         )
 
 
-@settings(few, max_examples=20)
+@settings(few, max_examples=16)
 @given(where=KEYS, value=VALUES)
 def test_a_hostile_setting_is_taken_or_refused_in_one_line(
     place: Path, told: Callable[..., Told], where: tuple[str, str], value: Any
