@@ -1,7 +1,10 @@
 """The public surface as a type checker sees it. Checked by mypy, never run."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import assert_type
+
+from hypothesis.strategies import SearchStrategy
 
 from trio_repair import (
     ActiveRepair,
@@ -34,7 +37,21 @@ from trio_repair import (
 from trio_repair.abc import Embedder, Instrument, Store
 from trio_repair.instrumentation import LoggingInstrument
 from trio_repair.stores.memory import MemoryStore
-from trio_repair.testing import FaultyStore, RecordingInstrument, SimulatedStore
+from trio_repair.testing import (
+    CrashingStore,
+    Fault,
+    FaultKind,
+    FaultPlan,
+    FaultyStore,
+    Interleaving,
+    RecordingInstrument,
+    SimulatedStore,
+    Trouble,
+    Turn,
+    applied,
+    strategies,
+)
+from trio_repair.testing.stateful import RepairMachine, TrioStateMachine, initialize, invariant, repair_machine, rule
 
 text: Store = MemoryStore("text")
 simulated: Store = SimulatedStore(MemoryStore("vector"), {"write": 0.1})
@@ -81,3 +98,41 @@ async def store(document: Document) -> None:
 
 async def embed(embedder: Embedder) -> None:
     assert_type(await embedder.embed(["a"]), Sequence[Sequence[float]])
+
+
+crashing = FaultyStore(CrashingStore("text", commit_after=1.0), [Fault(FaultKind.CRASH, "write", delay=2.0)])
+plan = FaultPlan([Trouble(store="text", fault=Fault(FaultKind.STUCK, delay=9.0), start=1.0, end=2.0)])
+assert_type(strategies.fault_plans(stores=["text"]), SearchStrategy[FaultPlan])
+assert_type(strategies.interleavings(), SearchStrategy[Interleaving])
+
+
+async def trouble() -> None:
+    async with applied(plan, {"text": crashing}):
+        crashing.heal(plan.troubles[0].fault)
+        await crashing.wait_for_late_landings()
+
+    async def actor(turn: Turn) -> None:
+        await turn()
+
+    assert_type(await Interleaving([1, 0]).play(actor, actor), list[int])
+
+
+class Machine(TrioStateMachine):
+    @initialize()
+    async def begin(self) -> None:
+        self.nursery.start_soon(trouble)
+
+    @rule(number=strategies.version_numbers())
+    async def step(self, number: int | None) -> None: ...
+
+    @invariant()
+    def holds(self) -> None: ...
+
+
+@asynccontextmanager
+async def open_stores() -> AsyncGenerator[Stores, None]:
+    yield stores
+
+
+assert_type(repair_machine(open_stores, config=AutoRepairConfig(), real_time=True), type[RepairMachine])
+TestMachine = repair_machine(open_stores).TestCase

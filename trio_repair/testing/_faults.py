@@ -51,7 +51,8 @@ class FaultKind(enum.Enum):
     PARTIAL_BULK = "partial-bulk"
     """† Some documents of a call that names several are served, and then `StoreUnavailable` is raised."""
     OVERTAKEN = "overtaken"
-    """The call waits until one that was made later has ended, at most `delay` seconds. It can be cancelled."""
+    """The call waits until one of its operation that was made later has ended, at most `delay` seconds. It can be
+    cancelled."""
     SHUFFLED_ANSWERS = "shuffled-answers"
     """† The call is done, and its answers, of several, come in another order than the documents."""
     STUCK = "stuck"

@@ -101,8 +101,8 @@ class FaultyStore:
         self._spent: list[Ailment] = []
         """Those that strike no more; their calls may still hang."""
         self._order = itertools.count(1)
-        self._last_ended = 0
-        """The highest number of a call that has ended."""
+        self._last_ended: Counter[str] = Counter()
+        """By operation: the highest number of a call that has ended."""
         self._one_ended = trio.Event()
         self._one_landed = trio.Event()
         self._crashes = 0
@@ -182,7 +182,7 @@ class FaultyStore:
         **If cancelled:** as the store inside.
         """
         struck = self._draw("scan", ())
-        await self._before(struck, next(self._order))
+        await self._before(struck, "scan", next(self._order))
         async with self.inner.open_scan(after) as pages:
             await self._after(struck)
             yield _FaultyPages(self, pages)
@@ -216,7 +216,7 @@ class FaultyStore:
         try:
             # A swallowed cancellation must not resurface at the next checkpoint of the very call that swallowed it.
             with trio.CancelScope() as scope:
-                scope.shield = await self._before(struck, order)
+                scope.shield = await self._before(struck, operation, order)
                 if self._crashes != crashes:
                     raise StoreUnavailable(self.name, "injected: the store has crashed")
                 withheld = self._withhold(struck, doc_ids, answer)
@@ -231,7 +231,7 @@ class FaultyStore:
                 return self._spoil(struck, doc_ids, answers, answer)
         finally:
             self.calls_under_way -= 1
-            self._last_ended = max(self._last_ended, order)
+            self._last_ended[operation] = max(self._last_ended[operation], order)
             self._one_ended.set()
             self._one_ended = trio.Event()
         raise AssertionError("the scope above is never cancelled")
@@ -258,7 +258,7 @@ class FaultyStore:
                     self._spent = [*(spent for spent in self._spent if spent.hanging), ailment]
         return struck
 
-    async def _before(self, struck: Sequence[Strike], order: int) -> bool:
+    async def _before(self, struck: Sequence[Strike], operation: str, order: int) -> bool:
         """Do what strikes before the call; True if a cancellation was swallowed, or could not reach it."""
         if trio.current_time() < self._down_until:
             raise StoreUnavailable(self.name, "injected: the store has crashed and is not back")
@@ -288,7 +288,7 @@ class FaultyStore:
                     with trio.move_on_after(fault.delay, shield=True):
                         await ailment.hang()
                 case FaultKind.OVERTAKEN:
-                    await self._be_overtaken(order, fault.delay)
+                    await self._be_overtaken(operation, order, fault.delay)
                 case FaultKind.BLOCKED_LOOP:
                     self.injected[fault.kind] += 1
                     time.sleep(fault.delay)  # noqa: ASYNC251 - blocking is the fault
@@ -306,11 +306,11 @@ class FaultyStore:
                     pass
         return deaf
 
-    async def _be_overtaken(self, order: int, seconds: float) -> None:
+    async def _be_overtaken(self, operation: str, order: int, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            while self._last_ended < order:
+            while self._last_ended[operation] < order:
                 await self._one_ended.wait()
-        if self._last_ended > order:
+        if self._last_ended[operation] > order:
             self.injected[FaultKind.OVERTAKEN] += 1
 
     def _crash(self, seconds: float) -> None:
@@ -430,7 +430,7 @@ class _FaultyPages:
 
     async def __anext__(self) -> ScanPage:
         struck = self._store._draw("scan", ())
-        await self._store._before(struck, next(self._store._order))
+        await self._store._before(struck, "scan", next(self._store._order))
         page = await anext(self._pages)
         await self._store._after(struck)
         return page

@@ -69,6 +69,8 @@ class RepairMachine(TrioStateMachine):
         self.handles: list[RepairHandle] = []
         """All jobs submitted."""
         self.paused = False
+        self._ill = False
+        """A fault was injected since the last `heal`."""
         self._recorder = RecordingInstrument()
         self._seen = 0
         self._claims: dict[str, Claim] = {}
@@ -88,14 +90,20 @@ class RepairMachine(TrioStateMachine):
         """The wall clock of the engine's host: it goes as Trio's does."""
         return self._opened_at + dt.timedelta(seconds=trio.current_time() - self._opened)
 
-    @initialize(seed=st.integers(0, 2**16))
-    async def open(self, seed: int) -> None:
-        """Open the stores, and an engine over them."""
+    @initialize(data=st.data(), seed=st.integers(0, 2**16))
+    async def open(self, data: st.DataObject, seed: int) -> None:
+        """Open the stores, fill them, and open an engine over them."""
         self._opened_at, self._opened = utc_now(), trio.current_time()
         stores = await self.stack.enter_async_context(type(self).open_stores())
         self.world = World(stores, self.config)
         for ground in self.world.grounds.values():
             await ground.begin(self.doc_ids)
+        for doc_id in self.doc_ids:
+            # As often as not an application has lost a write before it all begins.
+            copies = data.draw(st.sampled_from([("text",), tuple(self.world.grounds), (), ("vector",)]))
+            number = await self.world.highest(doc_id) + 1
+            for name in copies:
+                await self.world.write(name, self.world.document(doc_id, _TEXTS[0], number))
         self.engine = await self.stack.enter_async_context(
             open_repair_engine(
                 self.world.stores,
@@ -133,7 +141,7 @@ class RepairMachine(TrioStateMachine):
 
     @rule(
         data=st.data(),
-        strategy=st.sampled_from(SyncStrategy),
+        strategies=st.lists(st.sampled_from(SyncStrategy), min_size=1, max_size=4),
         priority=st.sampled_from(RepairPriority),
         timeout=st.sampled_from([None, None, 0.5]),
         retries=st.integers(0, 3),
@@ -141,19 +149,20 @@ class RepairMachine(TrioStateMachine):
     def submit(
         self,
         data: st.DataObject,
-        strategy: SyncStrategy,
+        strategies: list[SyncStrategy],
         priority: RepairPriority,
         timeout: float | None,  # noqa: ASYNC109 - the job's
         retries: int,
     ) -> None:
-        """Submit a job, and do not wait for it."""
-        job = RepairJob(
-            doc_id=self._doc_id(data), strategy=strategy, priority=priority, timeout=timeout, max_retries=retries
-        )
-        try:
-            self.handles.append(self.engine.submit_nowait(job))
-        except trio.WouldBlock:
-            return
+        """Submit some jobs at once, and wait for none."""
+        for strategy in strategies:
+            job = RepairJob(
+                doc_id=self._doc_id(data), strategy=strategy, priority=priority, timeout=timeout, max_retries=retries
+            )
+            try:
+                self.handles.append(self.engine.submit_nowait(job))
+            except trio.WouldBlock:
+                return
 
     @precondition(lambda self: self.handles)
     @rule(data=st.data())
@@ -174,25 +183,25 @@ class RepairMachine(TrioStateMachine):
         except EngineClosed:
             return
 
-    @precondition(lambda self: not self.paused)
-    @rule()
-    def pause(self) -> None:
-        """Start nothing more."""
+    @precondition(lambda self: not self.paused and self.engine.statistics().queued)
+    @rule(seconds=st.sampled_from([0.1, 1.0]))
+    def pause(self, seconds: float) -> None:
+        """Start nothing more for a while."""
         self.paused = True
         self.engine.pause()
+        self.nursery.start_soon(self._resume, seconds)
 
-    @precondition(lambda self: self.paused)
-    @rule()
-    def resume(self) -> None:
-        """Go on."""
-        self.paused = False
+    async def _resume(self, seconds: float) -> None:
+        await trio.sleep(seconds)
         self.engine.resume()
+        self.paused = False
 
     @rule(limit=st.integers(1, 4))
     def change_limit(self, limit: int) -> None:
         """Let more, or fewer, repairs run at once."""
         self.engine.limits.max_concurrent_jobs = limit
 
+    @precondition(lambda self: self.handles)
     @rule()
     def clean_up(self) -> None:
         """Cancel what is past its deadline."""
@@ -208,16 +217,18 @@ class RepairMachine(TrioStateMachine):
     @precondition(lambda self: self.world.faulty and self.fault_kinds)
     @rule(data=st.data())
     def inject(self, data: st.DataObject) -> None:
-        """Let a fault strike a store, from now on."""
+        """Let up to three faults strike one store, from now on."""
         store = data.draw(st.sampled_from(list(self.world.faulty.values())))
         kinds = [kind for kind in self.fault_kinds if kind is not FaultKind.CRASH or isinstance(store.inner, Crashable)]
-        store.add(data.draw(faults(kinds=kinds)))
+        store.add(*data.draw(st.lists(faults(kinds=kinds), min_size=1, max_size=3)))
+        self._ill = True
 
-    @precondition(lambda self: self.world.faulty)
+    @precondition(lambda self: self._ill)
     @rule()
     def heal(self) -> None:
         """End all faults; calls that hang go on."""
         self.world.heal()
+        self._ill = False
 
     def _doc_id(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(self.doc_ids))
