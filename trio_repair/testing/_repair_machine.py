@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import random
 import types
@@ -146,7 +147,7 @@ class RepairMachine(TrioStateMachine):
         timeout=st.sampled_from([None, None, 0.5]),
         retries=st.integers(0, 3),
     )
-    def submit(
+    async def submit(
         self,
         data: st.DataObject,
         strategies: list[SyncStrategy],
@@ -154,15 +155,14 @@ class RepairMachine(TrioStateMachine):
         timeout: float | None,  # noqa: ASYNC109 - the job's
         retries: int,
     ) -> None:
-        """Submit some jobs at once, and wait for none."""
+        """Submit some jobs at once, and let them run for a while, or not."""
         for strategy in strategies:
             job = RepairJob(
                 doc_id=self._doc_id(data), strategy=strategy, priority=priority, timeout=timeout, max_retries=retries
             )
-            try:
+            with contextlib.suppress(trio.WouldBlock):
                 self.handles.append(self.engine.submit_nowait(job))
-            except trio.WouldBlock:
-                return
+        await trio.sleep(data.draw(st.sampled_from([0.0, *self.waits])))
 
     @precondition(lambda self: self.handles)
     @rule(data=st.data())
