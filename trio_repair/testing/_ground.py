@@ -45,6 +45,8 @@ class Ground:
         """By document and token: how often a write that landed displaced it."""
         self._doubtful: Counter[str] = Counter()
         """By document: writes without a verdict, those under way included."""
+        self._since_crash: set[tuple[str, str]] = set()
+        """Documents and tokens that were seen, or made, after the last crash: what was seen before may be undone."""
         self._said: dict[str, tuple[str, DocumentVersion | None]] = {}
         """By document: the state in which the store said that the last write left it, and what that write wrote."""
 
@@ -65,7 +67,8 @@ class Ground:
 
     def may_have_left(self, doc_id: str, token: str) -> bool:
         """Whether the document can be in another state than this one, in which it once was."""
-        return self._displaced[doc_id, token] > 0 or self._doubtful[doc_id] > 0
+        undone = self.crashes > 0 and (doc_id, token) not in self._since_crash
+        return undone or self._displaced[doc_id, token] > 0 or self._doubtful[doc_id] > 0
 
     def crashed(self) -> None:
         """States may have come back, and gone."""
@@ -73,6 +76,7 @@ class Ground:
         self._made.clear()
         self._displaced.clear()
         self._said.clear()
+        self._since_crash.clear()
 
     async def verify(self) -> None:
         """Look whether writes that are said to have landed have. **If cancelled:** nothing has changed."""
@@ -91,8 +95,14 @@ class Ground:
                 self.broken.append(f"I8: the {self.name} store lost what it held of {doc_id!r}, and nobody wrote")
 
     async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
-        """As the store inside. **If cancelled:** as the store inside."""
-        return await self.inner.observe(doc_ids)
+        """As the store inside, watched. **If cancelled:** as the store inside."""
+        crashes = self.crashes
+        answers = await self.inner.observe(doc_ids)
+        if crashes == self.crashes and len(answers) == len(doc_ids):
+            for doc_id, seen in zip(doc_ids, answers, strict=True):
+                if isinstance(seen, Observation):
+                    self._since_crash.add((doc_id, seen.token))
+        return answers
 
     async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
         """As the store inside. **If cancelled:** as the store inside."""
@@ -151,6 +161,7 @@ class Ground:
                 self._displaced[doc_id, token] += 1
                 if answer.observation is not None:
                     self._made[doc_id, answer.observation.token] += 1
+                    self._since_crash.add((doc_id, answer.observation.token))
                     self._said[doc_id] = answer.observation.token, version
         for doc_id, token in asked:
             self._judge(doc_id, token)

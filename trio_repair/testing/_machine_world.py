@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
 import trio
 
 from trio_repair import (
@@ -124,36 +123,22 @@ class World:
         return verdict
 
 
-@attrs.frozen(kw_only=True)
-class Claim:
-    """A job that succeeded: what it says that the critical stores hold."""
+async def check_claim(result: RepairResult, world: World) -> None:
+    """Ask the stores themselves about a job that succeeded.
 
-    result: RepairResult
-    crashes: Mapping[str, int]
-    """By store, when it was settled."""
-
-    @classmethod
-    def of(cls, result: RepairResult, world: World) -> Claim:
-        """To be called when the result is settled."""
-        return cls(result=result, crashes={name: world.grounds[name].crashes for name in CRITICAL})
-
-    async def check(self, world: World) -> None:
-        """Ask the stores themselves.
-
-        Raises:
-            AssertionError: a critical store holds something else, and nobody has written to it since.
-        """
-        result = self.result
-        for name in CRITICAL:
-            ground, token = world.grounds[name], result.step(name).token
-            if token is None:
-                raise AssertionError(f"I8: {result.outcome.value}, and {name} was never looked at: {result}")
-            view = await ground.look(result.doc_id)
-            if isinstance(view, StoreError) or self.crashes[name] != ground.crashes:
-                continue
-            said = f"{result.doc_id!r} is said to be {result.outcome.value} as {result.version}"
-            if view.token == token:
-                if not world.holds(name, view, result.version):
-                    raise AssertionError(f"I8: {said}; the {name} store holds {view.version}")
-            elif not ground.may_have_left(result.doc_id, token):
-                raise AssertionError(f"I8: {said}; nobody wrote, and the {name} store holds {view.version}")
+    Raises:
+        AssertionError: a critical store holds something else, and nobody has written to it since.
+    """
+    said = f"{result.doc_id!r} is said to be {result.outcome.value} as {result.version}"
+    for name in CRITICAL:
+        ground, token = world.grounds[name], result.step(name).token
+        if token is None:
+            raise AssertionError(f"I8: {said}; the {name} store was never looked at")
+        view = await ground.look(result.doc_id)
+        if isinstance(view, StoreError):
+            continue
+        if view.token == token:
+            if not world.holds(name, view, result.version):
+                raise AssertionError(f"I8: {said}; the {name} store holds {view.version}")
+        elif not ground.may_have_left(result.doc_id, token):
+            raise AssertionError(f"I8: {said}; nobody wrote, and the {name} store holds {view.version}")

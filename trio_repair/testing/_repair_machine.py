@@ -22,6 +22,7 @@ from trio_repair import (
     RepairHandle,
     RepairJob,
     RepairPriority,
+    RepairResult,
     Stores,
     SyncStrategy,
     open_repair_engine,
@@ -32,7 +33,7 @@ from ._ailments import Crashable
 from ._doubles import RecordingInstrument
 from ._faults import FaultKind
 from ._machine_calm import converge
-from ._machine_world import Claim, World
+from ._machine_world import World, check_claim
 from ._strategies_values import DRAWN_FAULTS, faults
 from ._trace import TraceChecker
 from ._trio_machine import TrioStateMachine, initialize, invariant, precondition, rule
@@ -74,7 +75,7 @@ class RepairMachine(TrioStateMachine):
         """A fault was injected since the last `heal`."""
         self._recorder = RecordingInstrument()
         self._seen = 0
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[str, RepairResult] = {}
         """By document: what the last job that succeeded says. It is checked after each step, and at the end."""
         self._checker = TraceChecker(tolerance=_REAL_TOLERANCE if self.real_time else 0.0)
 
@@ -162,7 +163,7 @@ class RepairMachine(TrioStateMachine):
             )
             with contextlib.suppress(trio.WouldBlock):
                 self.handles.append(self.engine.submit_nowait(job))
-        await trio.sleep(data.draw(st.sampled_from([0.0, *self.waits])))
+        await trio.sleep(data.draw(st.sampled_from([0.0, 0.0, *self.waits])))
 
     @precondition(lambda self: self.handles)
     @rule(data=st.data())
@@ -249,7 +250,7 @@ class RepairMachine(TrioStateMachine):
             self._seen += 1
             self._checker.see(event)
             if event.kind is EventKind.SETTLED and event.result is not None and event.result.success:
-                self._claims[event.result.doc_id] = Claim.of(event.result, self.world)
+                self._claims[event.result.doc_id] = event.result
         said = self.engine.statistics()
         settled = sum(said.outcomes.values())
         told = {kind: len(self._recorder.of(kind)) for kind in (EventKind.ACCEPTED, EventKind.SETTLED)}
@@ -262,7 +263,7 @@ class RepairMachine(TrioStateMachine):
         for line in self.world.broken:
             raise AssertionError(line)
         for claim in self._claims.values():
-            await claim.check(self.world)
+            await check_claim(claim, self.world)
 
     async def at_end(self) -> None:
         """No more faults: what can be decided converges (I11), and nothing outlives the engine (I9, I15)."""
