@@ -57,5 +57,6 @@ def test_same_seed_same_delays() -> None:
 @pytest.mark.parametrize("attempt", [0, -1])
 def test_attempts_count_from_one(attempt: int) -> None:
     """There is no back-off before the first failure."""
-    with pytest.raises(InvalidValue, match="counts from 1"):
+    with pytest.raises(InvalidValue) as caught:
         backoff_delay(attempt, base=0.1, cap=30.0, rng=random.Random())
+    assert f"attempt: counts from 1, not {attempt}" == str(caught.value)

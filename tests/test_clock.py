@@ -52,19 +52,26 @@ def test_layout() -> None:
 
 @pytest.mark.parametrize(
     ("milliseconds", "counter", "message"),
-    [(-1, 0, "milliseconds"), (2**41, 0, "milliseconds"), (0, -1, "counter"), (0, 4096, "counter")],
+    [
+        (-1, 0, "milliseconds: must be 0 to 2**41 - 1 since 2020, not -1"),
+        (2**41, 0, "milliseconds: must be 0 to 2**41 - 1 since 2020, not 2199023255552"),
+        (0, -1, "counter: must be 0 to 4095, not -1"),
+        (0, 4096, "counter: must be 0 to 4095, not 4096"),
+    ],
 )
 def test_what_does_not_fit_is_refused(milliseconds: int, counter: int, message: str) -> None:
     """Neither part may run over into the other."""
-    with pytest.raises(InvalidValue, match=message):
+    with pytest.raises(InvalidValue) as caught:
         pack(milliseconds, counter)
+    assert message == str(caught.value)
 
 
 @pytest.mark.parametrize("number", [-1, 2**53])
 def test_unpack_refuses_what_is_no_number(number: int) -> None:
     """53 bits, no more."""
-    with pytest.raises(InvalidValue, match="number"):
+    with pytest.raises(InvalidValue) as caught:
         unpack(number)
+    assert f"number: must be 0 to 2**53 - 1, not {number}" == str(caught.value)
 
 
 # (what happens, how far the wall clock is moved before it)
@@ -148,34 +155,49 @@ def test_far_future_is_refused_and_changes_nothing() -> None:
     wall = Wall(EPOCH + 1.0)
     clock = HybridClock(now=wall, skew=1.0)
 
-    with pytest.raises(InvalidValue, match=r"1.001 s in the future"):
-        clock.observe(pack(2001, 0))
+    number = pack(2001, 0)
+    with pytest.raises(InvalidValue) as caught:
+        clock.observe(number)
+    assert f"number: {number} lies 1.001 s in the future, more than skew (1 s) allows" == str(caught.value)
     assert (1000, 0) == unpack(clock.tick())
     clock.observe(pack(2000, 0))
     assert (2000, 1) == unpack(clock.tick())
 
 
 def test_end_of_time_is_refused() -> None:
-    """The last number of all has no successor."""
+    """The last number of all is made, and has no successor."""
     wall = Wall(EPOCH + (2**41 - 1) / 1000)
     clock = HybridClock(now=wall)
-    clock.observe(MAX_VERSION_NUMBER)
+    clock.observe(MAX_VERSION_NUMBER - 1)
 
-    with pytest.raises(InvalidValue, match="53 bits"):
+    assert MAX_VERSION_NUMBER == clock.tick()
+    with pytest.raises(InvalidValue) as caught:
         clock.tick()
+    assert "number: the clock has used up its 53 bits" == str(caught.value)
 
 
-def test_wall_clock_before_2020_is_refused() -> None:
-    """A machine whose clock was never set makes no numbers."""
+@pytest.mark.parametrize("seconds", [0.0, EPOCH - 0.0005])
+def test_wall_clock_before_2020_is_refused(seconds: float) -> None:
+    """A machine whose clock was never set makes no numbers, and half a millisecond early is early."""
     with pytest.raises(InvalidValue, match="since 2020"):
-        HybridClock(now=Wall(0.0)).tick()
+        HybridClock(now=Wall(seconds)).tick()
 
 
 @pytest.mark.parametrize("skew", [-1.0, float("nan"), float("inf")])
 def test_bad_skew_is_refused(skew: float) -> None:
     """A skew is a finite number of seconds."""
-    with pytest.raises(InvalidValue, match="skew"):
+    with pytest.raises(InvalidValue, match=r"^skew: "):
         HybridClock(skew=skew)
+
+
+def test_without_skew_nothing_from_the_future_is_taken() -> None:
+    """Clocks may be said to agree exactly: what is of this millisecond is taken, what is of the next is not."""
+    clock = HybridClock(now=Wall(EPOCH + 1.0), skew=0.0)
+
+    clock.observe(pack(1000, 3))
+    with pytest.raises(InvalidValue, match="future"):
+        clock.observe(pack(1001, 0))
+    assert (1000, 4) == unpack(clock.tick())
 
 
 def test_default_wall_clock() -> None:

@@ -133,7 +133,9 @@ def test_divergence_carries_views_and_kinds() -> None:
 
 def test_unknown_is_never_absent() -> None:
     """A critical store that was not observed cannot be diagnosed as lacking the document."""
-    with pytest.raises(InvalidValue, match="lacks the vector store"):
+    with pytest.raises(
+        InvalidValue, match=r"^views: lacks the vector store; what was not observed is unknown, never absent$"
+    ):
         diagnose("doc", {"text": see("text", "L1a")}, TRAITS)
 
 

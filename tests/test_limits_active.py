@@ -19,6 +19,8 @@ def test_assigning_a_limit_has_effect_at_once():
     limits.max_queued_jobs = 7
     assert [(5, 10), (5, 7)] == changes
     assert "<Limits: 5 concurrent, 7 queued>" == repr(limits)
+    limits.max_concurrent_jobs = 1
+    assert (1, 7) == changes[-1]
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "3", True, None, float("nan")])
@@ -44,7 +46,7 @@ def test_a_row_for_each_job_id():
     table = ActiveTable()
     table.add(_running("a", "b"))
     rows = table.rows(1.0)
-    assert {"a", "b"} == set(rows)
+    assert {"a": "a", "b": "b"} == {job_id: row.job.id for job_id, row in rows.items()}
     assert (0.0, 10.0, RepairPhase.OBSERVE) == (rows["a"].started_at, rows["a"].timeout_at, rows["a"].phase)
 
 
@@ -54,7 +56,7 @@ def test_i15_what_is_past_its_time_is_overdue_and_not_shown():
     entry = _running("a")
     table.add(entry)
     assert ([], 0, {"a"}) == (table.past_deadline(9.9), table.overdue(9.9), set(table.rows(9.9)))
-    assert [entry] == table.past_deadline(10.0)
+    assert ([entry], 0, {"a"}) == (table.past_deadline(10.0), table.overdue(10.0), set(table.rows(10.0)))
     assert (1, set(), 1) == (table.overdue(10.1), set(table.rows(10.1)), len(table))
     entry.overdue = True
     assert (1, set()) == (table.overdue(5.0), set(table.rows(5.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -246,6 +247,7 @@ def at(seconds: float, counter: int = 0) -> int:
         ((at(-10, 1), "a"), (at(-10, 2), "b"), PlanAction.MANUAL),
         ((at(-10), "a"), (at(-9.5), "a"), PlanAction.COPY),
         ((at(-10), "a"), (at(0.9), "b"), PlanAction.COPY),
+        ((at(-10), "a"), (at(1.0), "b"), PlanAction.COPY),
         ((at(-10), "a"), (at(1.1), "b"), PlanAction.MANUAL),
         ((at(1.1), "a"), None, PlanAction.MANUAL),
         ((at(-10), "a"), None, PlanAction.COPY),
@@ -341,20 +343,126 @@ def test_manual_resolution_writes_nothing() -> None:
         assert () == plan.sources
 
 
-def test_reasons_name_stores_and_numbers_and_no_digest() -> None:
-    """A person can act on the reason of a manual plan; it quotes no content."""
-    expected = (
-        "Manual resolution required: the text store holds version 1 (damaged) and the vector store holds a tombstone at "
-        "2; only resolve overrides a tombstone"
-    )
+@pytest.mark.parametrize(
+    ("text", "vector", "strategy", "held", "why"),
+    [
+        (
+            "L1a!",
+            "T2",
+            TEXT,
+            "the text store holds version 1 (damaged) and the vector store holds a tombstone at 2",
+            "only resolve overrides a tombstone",
+        ),
+        (
+            "L?a",
+            "T2",
+            TEXT,
+            "the text store holds a copy without a number and the vector store holds a tombstone at 2",
+            "they cannot be ordered, and only resolve overrides a tombstone",
+        ),
+        (
+            "T?",
+            "L1a",
+            VECTOR,
+            "the text store holds a tombstone without a number and the vector store holds version 1",
+            "they cannot be ordered, and only resolve overrides a tombstone",
+        ),
+        (
+            "-",
+            "L1a",
+            TEXT,
+            "the text store does not hold it and the vector store holds version 1",
+            'the text store is the source of truth; use resolve, or missing_source="delete"',
+        ),
+        (
+            "L?a",
+            "T1",
+            RECENT,
+            "the text store holds a copy without a number and the vector store holds a tombstone at 1",
+            "they cannot be ordered",
+        ),
+        (
+            "L1a",
+            "L1b",
+            RECENT,
+            "the text store holds version 1 and the vector store holds version 1",
+            "the same version with different content",
+        ),
+        (
+            "L?a",
+            "L1b!",
+            RECENT,
+            "the text store holds a copy without a number and the vector store holds version 1 (damaged)",
+            "different content that cannot be ordered",
+        ),
+    ],
+)
+def test_reasons_say_what_is_held_and_why_that_does_not_decide(
+    text: str, vector: str, strategy: SyncStrategy, held: str, why: str
+) -> None:
+    """A person can act on the reason of a manual plan: it says what each store holds, and what stands in the way."""
+    assert f"Manual resolution required: {held}; {why}" == plan_of(views_of(text, vector), strategy).reason
 
-    assert expected == plan_of(views_of("L1a!", "T2"), TEXT).reason
-    assert "in no store" in (plan_of(views_of("-", "-"), TEXT).reason or "")
+
+def test_reasons_that_come_from_settings_clocks_and_choices() -> None:
+    """What a setting leaves open, what clocks cannot order, and what a person chose in vain is said in so many words."""
+    one = "Manual resolution required: the text store holds version 1 and the vector store does not hold it; "
+    absent = policy_with(absent=AbsentMeans.MANUAL)
+    mute = attrs.evolve(POLICY, traits={**TRAITS, "text": traits_of("text", holds_text=False)})
+    ahead = at(1.1)
+    late, soon = at(-10), at(-9.5)
+    hlc = policy_with(numbers="hlc", skew=1.0)
+
+    def views(text: int, vector: int, *, deleted: bool) -> dict[str, Observation]:
+        version = DocumentVersion(number=vector, digest="" if deleted else "b" * 64, deleted=deleted)
+        return {
+            "text": attrs.evolve(see("text", "L1a"), version=DocumentVersion(number=text, digest="a" * 64)),
+            "vector": attrs.evolve(see("vector", "T1" if deleted else "L1a"), version=version),
+        }
+
+    assert one + "what is absent from the vector store may be missing or deleted" == (
+        plan_of(views_of("L1a", "-"), RECENT, absent).reason
+    )
+    other = "Manual resolution required: the text store does not hold it and the vector store holds version 1; "
+    assert other + "what is absent from the text store may be missing or deleted" == (
+        plan_of(views_of("-", "L1a"), RECENT, absent).reason
+    )
+    assert one + "no store can give the text of the version that wins" == (
+        plan_of(views_of("L1a", "-"), TEXT, mute).reason
+    )
+    assert one + "the vector store holds no copy that could be taken" == (
+        plan_resolution("doc", views_of("L1a", "-"), "vector", POLICY).reason
+    )
+    assert "in no store: neither the text store nor the vector store holds it" == (
+        plan_of(views_of("-", "-"), TEXT).reason
+    )
+    future = plan_of(views(late, ahead, deleted=False), RECENT, hlc, NOW).reason
+    assert f"the vector store holds version {ahead}; number {ahead} lies more than 1 s in the future" in future
+    for plan in (
+        plan_of(views(late, soon, deleted=False), RECENT, hlc, NOW),
+        plan_of(views(soon, late, deleted=True), TEXT, hlc, NOW),
+    ):
+        assert plan.reason.endswith("; their times are within 1 s of each other")
+
+
+def test_reasons_name_stores_and_numbers_and_no_digest() -> None:
+    """In every small state a plan has a reason exactly if nothing is decided, and it quotes no content."""
     for views in all_states():
         for strategy in DECIDING:
             plan = plan_of(views, strategy)
             assert (plan.reason is not None) == (plan.action in (PlanAction.MANUAL, PlanAction.NOWHERE))
             assert "aaaa" not in (plan.reason or "")
+
+
+def test_a_tombstone_is_copied_as_it_is() -> None:
+    """A delete that a store already remembers reaches the other one with the time that people see."""
+    when = dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)
+    views = views_of("T2", "L1a")
+    views["text"] = attrs.evolve(views["text"], version=DocumentVersion(number=2, deleted=True, updated_at=when))
+
+    for strategy in (TEXT, RECENT):
+        plan = plan_of(views, strategy)
+        assert ("delete 2->vector", when) == (describe(plan), plan.version and plan.version.updated_at)
 
 
 def test_no_text_anywhere_is_manual() -> None:
@@ -393,8 +501,9 @@ def test_unknown_is_never_absent() -> None:
 
 def test_unknown_choice_is_refused() -> None:
     """A choice is one of three words."""
-    with pytest.raises(InvalidValue, match="'text', 'vector', 'delete'"):
+    with pytest.raises(InvalidValue) as caught:
         plan_resolution("doc", views_of("L1a", "L1b"), "cache", POLICY)  # type: ignore[arg-type]
+    assert "choice: must be one of 'text', 'vector', 'delete', not 'cache'" == str(caught.value)
 
 
 def test_plan_carries_tokens() -> None:
@@ -726,4 +835,6 @@ def test_hlc_decides_no_more_than_counters(
 
     doubting = plan_of(views, strategy, attrs.evolve(policy, numbers="hlc", skew=skew), now)
 
-    assert doubting == plain or (plain.writes and doubting.action is PlanAction.MANUAL)
+    # Where a person decides anyway, doubt may be what is named as the reason.
+    person = doubting.action is PlanAction.MANUAL and (bool(plain.writes) or plain.action is PlanAction.MANUAL)
+    assert doubting == plain or person

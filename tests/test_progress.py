@@ -11,6 +11,7 @@ from trio_repair import (
     Observation,
     Prepared,
     Presence,
+    ReceiptStep,
     Removal,
     RepairPhase,
     StepState,
@@ -59,21 +60,32 @@ REJECTED = _verdict(WriteStatus.REJECTED, error=StoreUnavailable("text", "never"
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("answer", "expected", "detail"),
     [
-        (LANDED, StepState.APPLIED),
-        (UNKNOWN, StepState.UNKNOWN),
-        (None, StepState.UNKNOWN),
-        (REFUSED, StepState.REFUSED),
-        (REJECTED, StepState.FAILED),
-        (StoreUnavailable("text", "down"), StepState.FAILED),
+        (LANDED, StepState.APPLIED, None),
+        (UNKNOWN, StepState.UNKNOWN, "no answer"),
+        (None, StepState.UNKNOWN, None),
+        (REFUSED, StepState.REFUSED, None),
+        (REJECTED, StepState.FAILED, "never"),
+        (StoreUnavailable("text", "down"), StepState.FAILED, "down"),
     ],
 )
-def test_the_state_after_one_write(answer, expected: StepState):
-    """Each verdict, and none, in the receipt's words."""
+def test_the_state_after_one_write(answer, expected: StepState, detail: str | None):
+    """Each verdict, and none, in the receipt's words, and with the store's own word for what went wrong."""
     store = StoreProgress()
     _send(store, _write(), answer)
-    assert expected is store.state
+    assert (expected, detail) == (store.state, store.detail)
+
+
+def test_a_repair_that_has_not_begun_claims_nothing():
+    """Nothing seen, sent, learned, removed or confirmed: whatever is said later has been put in by somebody."""
+    progress = Progress({"text": "strong"})
+    (store,) = progress.stores.values()
+    claims = {name: getattr(store, name) for name in StoreProgress.__slots__}
+    flags = dict.fromkeys(("confirmed", "landed", "learned", "observed", "removed"), False)
+    assert flags | dict.fromkeys(("after", "before", "detail", "token")) | {"requests": []} == claims
+    about_all = (progress.source, progress.version, progress.verified, progress.settled_tokens, progress.parks)
+    assert (None, None, False, None, 0, {}) == (*about_all, progress.waits_for)
 
 
 def test_a_write_that_was_not_sent_left_the_store_untouched():
@@ -134,7 +146,7 @@ def test_read_back():
     store.confirm(DOCUMENT.version)
     assert StepState.CONSISTENT is store.state
     _send(store, _write(), LANDED)
-    assert StepState.APPLIED is store.state
+    assert (StepState.APPLIED, False) == (store.state, store.confirmed)
     store.confirm(DOCUMENT.version)
     assert StepState.VERIFIED is store.state
 
@@ -249,13 +261,8 @@ def test_progress_withdraws_what_is_queued_and_names_what_is_under_way():
 def test_the_receipt_of_a_job_that_never_started():
     """Every store untouched, nothing known."""
     (step,) = untouched_receipt({"text": "strong"})
-    assert ("text", StepState.UNTOUCHED, None, None, None) == (
-        step.store,
-        step.state,
-        step.before,
-        step.after,
-        step.token,
-    )
+    assert ReceiptStep(store="text", state=StepState.UNTOUCHED, fence="strong") == step
+    assert (None, None, None) == (step.before, step.after, step.token)
 
 
 ANSWERS = st.sampled_from([None, LANDED, UNKNOWN, REFUSED, REJECTED, StoreUnavailable("text", "down")])

@@ -93,6 +93,58 @@ def test_an_urgent_companion_lends_its_urgency():
     assert ["joined", "behind", "behind", "other"] == _drain(queue)
 
 
+def test_urgency_is_lent_by_whoever_waits_when_a_document_becomes_free():
+    """Requests that came while the document ran count as much as those that came before: the most urgent one decides."""
+    queue = WorkQueue(5.0)
+    running = _add(queue, _ticket())
+    assert running is queue.pop()
+    behind = [
+        _add(queue, _ticket(priority=priority), priority) for priority in (RepairPriority.LOW, RepairPriority.HIGH)
+    ]
+    _add(queue, _ticket("other", RepairPriority.MEDIUM))
+    queue.finish(running)
+    assert behind[0] is queue.pop()
+
+
+def test_urgency_goes_with_the_request_that_lent_it():
+    """The urgent request is withdrawn: what waited before it goes back to its own place, the others keep theirs."""
+    queue = WorkQueue(5.0)
+    urgent = _ticket("lent", RepairPriority.CRITICAL)
+    _add(queue, _ticket("lent", RepairPriority.LOW), "a")
+    _add(queue, urgent, "b")
+    _add(queue, _ticket("other", RepairPriority.HIGH))
+    queue.discard(urgent)
+    assert ["other", "lent"] == _drain(queue)
+
+
+def test_who_withdraws_from_behind_costs_nobody_a_place():
+    """Of two documents that are equally urgent the first stays first, though one of its later requests is withdrawn."""
+    queue = WorkQueue(5.0)
+    _add(queue, _ticket("first"), "a")
+    _add(queue, _ticket("second"), "a")
+    behind = _ticket("first", RepairPriority.LOW)
+    _add(queue, behind, "b")
+    queue.discard(behind)
+    assert ["first", "second"] == _drain(queue)
+
+
+def test_a_document_that_is_locked_before_anything_waits_for_it():
+    """Requests come and go while it is locked; the one that is left runs once the lock is gone, on its own mission."""
+    queue = WorkQueue(5.0)
+    queue.lock("d", ["text"])
+    _add(queue, _ticket(), "a")
+    withdrawn = _ticket()
+    _add(queue, withdrawn, "b")
+    queue.discard(withdrawn)
+    assert queue.pop() is None
+    queue.unlock("d", "text")
+    entry = queue.pop()
+    assert entry is not None
+    assert MISSION is entry.mission
+    queue.finish(entry)
+    assert "<WorkQueue: 0 waiting, 0 documents>" == repr(queue)
+
+
 def test_an_entry_that_has_run_is_not_joined():
     """A repair that is being tried again is a repair that was started: the newcomer waits behind it."""
     queue = WorkQueue(5.0)
@@ -161,7 +213,7 @@ def test_nothing_is_left_behind():
     """Joins and withdrawals by the thousand, while nothing is popped, leave neither slots nor heap entries."""
     queue = WorkQueue(5.0)
     keep = _add(queue, _ticket("kept", RepairPriority.LOW))
-    for index in range(5_000):
+    for index in range(500):
         tickets = [_ticket(f"d{index % 7}", RepairPriority(3 - rank)) for rank in range(4)]
         for ticket in tickets:
             _add(queue, ticket, now=-float(index))

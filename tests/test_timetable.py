@@ -42,6 +42,24 @@ async def test_an_earlier_timer_wakes_the_sleeper(autojump_clock):
         nursery.cancel_scope.cancel()
 
 
+async def test_of_several_timers_made_in_one_step_the_earliest_wakes_the_sleeper(autojump_clock):
+    """However many timers are made while the task sleeps, and in whatever order, it wakes for the earliest."""
+    fired = []
+    table = Timetable()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(table.serve)
+        start = trio.current_time()
+        table.at(start + 100, fired.append, 100)
+        await trio.sleep(1)
+        for after in (5, 3, 4):
+            table.at(start + after, fired.append, after)
+        await trio.sleep(2.5)
+        assert [3] == fired
+        await trio.sleep(2)
+        assert [3, 4, 5] == fired
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_time_that_has_passed_fires_at_the_next_opportunity(autojump_clock):
     """A timer in the past is not lost, whether the task sleeps or has not started."""
     fired = []
@@ -106,6 +124,21 @@ def test_cancelled_timers_do_not_pile_up():
         control.at(1e6 + index, print).cancel()
     assert len(table) <= 2 * len(keep) + 130
     assert 20_000 == len(control)
+
+
+def test_cancelled_timers_are_dropped_once_they_are_the_greater_part():
+    """More than 64 cancelled timers, and more than half of the heap: not one sooner, so that dropping stays cheap."""
+    for kept in (0, 100):
+        table = Timetable()
+        for index in range(kept):
+            table.at(1e9 + index, print)
+        made = max(65, kept + 2)
+        timers = [table.at(1e6 + index, print) for index in range(made)]
+        for timer in timers[:-1]:
+            table.cancel(timer)
+        assert kept + made == len(table)
+        table.cancel(timers[-1])
+        assert (kept, 0) == (len(table), table._cancelled_estimate)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=300), st.randoms(use_true_random=False))

@@ -16,12 +16,11 @@ import trio
 
 
 class Timer:
-    """A call that is due at `when`. Cancelling is O(1); the heap forgets cancelled timers as it meets them."""
+    """A call that is due at some time. Cancelling is O(1); the heap forgets cancelled timers as it meets them."""
 
-    __slots__ = ("args", "fn", "when")
+    __slots__ = ("args", "fn")
 
-    def __init__(self, when: float, fn: Callable[..., None], args: tuple[Any, ...]) -> None:
-        self.when = when
+    def __init__(self, fn: Callable[..., None], args: tuple[Any, ...]) -> None:
         self.fn: Callable[..., None] | None = fn
         self.args = args
 
@@ -49,7 +48,7 @@ class Timetable:
 
     def at(self, when: float, fn: Callable[..., None], *args: Any) -> Timer:
         """Call ``fn(*args)`` at `when` on the Trio clock, or at the next opportunity if that has passed."""
-        timer = Timer(when, fn, args)
+        timer = Timer(fn, args)
         heapq.heappush(self._heap, (when, next(self._order), timer))
         if when < self._sleeping_until and self._sleep is not None:
             self._sleeping_until = when
