@@ -19,6 +19,7 @@ from trio_repair import (
     StoreTraits,
     SyncStrategy,
 )
+from trio_repair._stepping import Gather, Steps
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import FaultyStore, SimulatedStore, make_document
 
@@ -147,3 +148,12 @@ def _doc_id(item: Any) -> str:
     document = getattr(item, "prepared", item)
     document = getattr(document, "document", document)
     return document.doc_id
+
+
+async def answered(gather: Gather) -> None:
+    """Wait for a gather in a task of one's own."""
+
+    async def wait() -> None:
+        await gather
+
+    await Steps(wait()).run()

@@ -33,6 +33,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_store_call": ("test_watchdogs", "test_batching"),
     "_suspects": ("test_suspects", "test_batching"),
     "_waiting": ("test_waiting", "test_batching"),
+    "_stepping": ("test_stepping", "test_batching"),
     "_requests": ("test_progress", "test_batching", "test_execution"),
     "_progress": ("test_progress", "test_execution"),
     "_ticket": ("test_queue", "test_limits_active", "test_execution"),

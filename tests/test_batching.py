@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from engine_world import Stubborn, World, config
+from engine_world import Stubborn, World, answered, config
 
 from trio_repair import (
     CircuitOpen,
@@ -27,7 +27,8 @@ from trio_repair import (
     WriteStatus,
 )
 from trio_repair._batching import Batcher
-from trio_repair._requests import Gather, Operation, Request
+from trio_repair._requests import Operation, Request
+from trio_repair._stepping import Gather
 from trio_repair._timetable import Timer, Timetable
 from trio_repair.testing import Fault, FaultKind, make_document
 
@@ -59,7 +60,7 @@ class Served:
     async def observe(self, *doc_ids: str) -> list[Any]:
         gather = Gather(len(doc_ids))
         requests = [self.batcher.observe(doc_id, gather) for doc_id in doc_ids]
-        await gather.wait()
+        await answered(gather)
         return [request.answer for request in requests]
 
     async def write(self, *doc_ids: str, number: int = 5) -> list[Any]:
@@ -68,12 +69,12 @@ class Served:
         gather = Gather(len(doc_ids))
         documents = [make_document(doc_id, "new", number=number) for doc_id in doc_ids]
         prepares = [self.batcher.prepare(document, gather) for document in documents]
-        await gather.wait()
+        await answered(gather)
         gather = Gather(len(doc_ids))
         writes = [
             self.batcher.write(prepare.answer, token, gather) for prepare, token in zip(prepares, tokens, strict=True)
         ]
-        await gather.wait()
+        await answered(gather)
         return [request.answer for request in writes]
 
 
@@ -151,10 +152,10 @@ async def test_a_write_does_not_wait_for_an_observation_while_calls_are_free(aut
         gather, other = Gather(1), Gather(1)
         served.batcher.observe("d", gather)
         read = served.batcher.read("e", other)
-        await other.wait()
+        await answered(other)
         assert 0.0 == trio.current_time()
         assert read.answer is not None
-        await gather.wait()
+        await answered(gather)
         assert 50.0 == trio.current_time()
 
 
@@ -172,7 +173,7 @@ async def test_never_more_calls_under_way_than_the_store_allows(autojump_clock, 
         for doc_id in _ids(6):
             served.batcher.prepare(make_document(doc_id), gather)
             served.batcher.read(doc_id, gather)
-        await gather.wait()
+        await answered(gather)
         assert world.faulty["text"].peak_calls == max_calls + 1
 
 
@@ -183,7 +184,7 @@ async def test_one_document_never_stands_twice_in_one_call(autojump_clock):
         gather = Gather(3)
         for doc_id in ("d", "d", "e"):
             served.batcher.observe(doc_id, gather)
-        await gather.wait()
+        await answered(gather)
         assert (2, 3) == (world.faulty["text"].calls["observe"], world.faulty["text"].documents["observe"])
 
 
@@ -210,9 +211,9 @@ async def test_a_cancelled_wait_leaves_the_requests_as_they_were(autojump_clock)
         gather = Gather(1)
         request = served.batcher.observe("d", gather)
         with trio.move_on_after(1) as scope:
-            await gather.wait()
+            await answered(gather)
         assert scope.cancelled_caught
-        await gather.wait() if request.answer is None else None
+        await answered(gather) if request.answer is None else None
         assert isinstance(request.answer, Observation)
 
 
@@ -317,7 +318,7 @@ async def test_i18_an_answer_for_another_document_is_never_taken(autojump_clock)
         gather = Gather(4)
         requests = [served.batcher.read(doc_id, gather) for doc_id in "de"]
         requests += [served.batcher.prepare(make_document(doc_id), gather) for doc_id in "de"]
-        await gather.wait()
+        await answered(gather)
         for request in requests:
             # Alone, a document cannot be mixed up with another: bisection serves it in the end.
             assert request.answer.document.doc_id == request.doc_id
@@ -360,14 +361,14 @@ async def test_events_pair_every_write_with_its_verdict(autojump_clock):
         (token,) = [view.token for view in await served.observe("d")]
         gather = Gather(1)
         prepare = served.batcher.prepare(make_document("d"), gather)
-        await gather.wait()
+        await answered(gather)
         gather = Gather(1)
         served.batcher.write(prepare.answer, token, gather)
-        await gather.wait()
+        await answered(gather)
         served.batcher.breaker.failed(given_up=True)
         gather = Gather(1)
         unsent = served.batcher.write(prepare.answer, token, gather)
-        await gather.wait()
+        await answered(gather)
         assert isinstance(unsent.answer, CircuitOpen)
         sent, settled = served.kinds(EventKind.WRITE_SENT), served.kinds(EventKind.WRITE_SETTLED)
         assert (1, 1) == (len(sent), len(settled))
@@ -385,7 +386,7 @@ async def test_a_write_is_not_sent_again_for_a_repair_that_has_ended(autojump_cl
         tokens = [view.token for view in await served.observe("d", "e")]
         gather = Gather(2)
         prepares = [served.batcher.prepare(make_document(doc_id), gather) for doc_id in "de"]
-        await gather.wait()
+        await answered(gather)
         gather = Gather(2)
         given_up, wanted = [
             served.batcher.write(prepare.answer, token, gather) for prepare, token in zip(prepares, tokens, strict=True)
@@ -407,7 +408,7 @@ async def test_a_write_withdrawn_while_it_waits_to_be_sent_again_is_not_sent_aga
         tokens = [view.token for view in await served.observe("d", "e")]
         gather = Gather(2)
         prepares = [served.batcher.prepare(make_document(doc_id), gather) for doc_id in "de"]
-        await gather.wait()
+        await answered(gather)
         world.faulty["text"].add(Fault(FaultKind.DRIVER_ERROR, "write", times=1))
         gather = Gather(2)
         requests = [
@@ -655,13 +656,13 @@ async def test_preparing_too_long_is_given_up_without_opening_the_breaker(autoju
     async with serve(world.faulty["text"], store_call_timeout=1.0) as served:
         gather = Gather(1)
         request = served.batcher.prepare(make_document("d"), gather)
-        await gather.wait()
+        await answered(gather)
         assert isinstance(request.answer, StoreUnavailable)
         assert "closed" == served.batcher.statistics().breaker
         await trio.sleep(0.1)
         gather = Gather(1)
         request = served.batcher.prepare(make_document("d"), gather)
-        await gather.wait()
+        await answered(gather)
         assert isinstance(request.answer, Prepared)
 
 
@@ -711,7 +712,7 @@ async def test_a_call_that_was_to_start_when_the_breaker_opened_does_not_go_out(
         request = served.batcher.observe("d", gather)
         served.batcher.breaker.failed(given_up=True)
         served.batcher._opened()
-        await gather.wait()
+        await answered(gather)
         assert (2.0, 1) == (trio.current_time(), world.faulty["text"].calls["observe"])
         assert isinstance(request.answer, Observation)
 

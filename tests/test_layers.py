@@ -26,6 +26,7 @@ LAYERS: dict[int, set[str]] = {
         "_suspects",
         "_waiting",
         "_requests",
+        "_stepping",
         "_progress",
         "_ticket",
         "_queue",

@@ -21,7 +21,8 @@ from trio_repair import (
     WriteStatus,
 )
 from trio_repair._progress import UNTOLD, Progress, StoreProgress, untouched_receipt
-from trio_repair._requests import Gather, Operation, Request
+from trio_repair._requests import Operation, Request
+from trio_repair._stepping import Gather
 from trio_repair.testing import make_document
 
 DOCUMENT = make_document("d", "new", number=5)

@@ -8,15 +8,15 @@ from trio_repair._suspects import MAX_REMEMBERED, Suspects
 def test_who_failed_travels_in_smaller_company_until_answered():
     """Half of the company after a failure, alone after a hang, anybody after an answer; others as they like."""
     suspects = Suspects()
-    assert not suspects
+    assert not suspects.any
     suspects.failed(["a", "b"], 8)
-    assert suspects
+    assert suspects.any
     assert (8, 4, 64) == (suspects.company("a", 64), suspects.company("b", 4), suspects.company("c", 64))
     suspects.hung(["a"])
     assert (1, True, False) == (suspects.company("a", 64), suspects.may_hang("a"), suspects.may_hang("b"))
     suspects.answered("a")
     suspects.answered("b")
-    assert not suspects
+    assert not suspects.any
     assert 64 == suspects.company("a", 64)
 
 
@@ -40,7 +40,7 @@ def test_guilt_lasts_until_its_time_is_over():
     assert suspects.is_guilty("a", 14.9)
     suspects.answered("a")
     assert not suspects.is_guilty("a", 1.0)
-    assert not suspects
+    assert not suspects.any
 
 
 def test_it_remembers_so_many_and_the_last_ones():

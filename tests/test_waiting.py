@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trio_repair._requests import Gather, Operation, Request
+from trio_repair._requests import Operation, Request
+from trio_repair._stepping import Gather
 from trio_repair._suspects import Suspects
 from trio_repair._waiting import WaitingRequests
 
@@ -23,12 +24,12 @@ def test_in_order_and_no_document_twice():
     waiting = WaitingRequests(Suspects())
     _added(waiting, Operation.OBSERVE, "a", "b", "a", "c")
     _added(waiting, Operation.PREPARE, "p")
-    assert (4, 1) == (waiting.for_store, waiting.prepares)
+    assert (4, 1) == (waiting.for_store, len(waiting.prepares))
     assert ["a", "b"] == _ids(waiting.take(Operation.OBSERVE, 2, without_suspects=False))
     batch = waiting.take(Operation.OBSERVE, 64, without_suspects=False)
     assert (["a", "c"], 0, False) == (_ids(batch), waiting.for_store, batch[0].queued)
     assert ["p"] == _ids(waiting.take(Operation.PREPARE, 64, without_suspects=False))
-    assert (0, 0) == (waiting.for_store, waiting.prepares)
+    assert (0, 0) == (waiting.for_store, len(waiting.prepares))
 
 
 def test_the_operation_asked_for_first_goes_first():
@@ -101,4 +102,4 @@ def test_who_has_waited_long_enough():
     assert ["o"] == _ids(list(waiting.take_due(0.1 + 0.2, 0.2)))
     assert ["w"] == _ids(list(waiting.take_due(0.3 + 0.2, 0.2)))
     assert late == [request for request in waiting.clear() if request.operation is Operation.OBSERVE]
-    assert (0, 0, False) == (waiting.for_store, waiting.prepares, late[0].queued)
+    assert (0, 0, False) == (waiting.for_store, len(waiting.prepares), late[0].queued)

@@ -13,7 +13,7 @@ Layers, each importing only downward:
     0  model        _model _views _events _errors _config
     1  seams        abc
     2  decisions    _divergence _plan _planning _backoff _clock         pure, synchronous, without Trio
-    3  mechanisms   _timetable _breaker _suspects _requests _waiting _store_call _batching
+    3  mechanisms   _timetable _breaker _suspects _stepping _requests _waiting _store_call _batching
                     _progress _ticket _queue _active _limits _verdict _telling _execution _cache_repair _streaming
     4  engine       _engine _supervisor _check _merge
     5  edges        stores embedding instrumentation testing cli demo   they use the public surface only

@@ -18,7 +18,8 @@ from ._config import AutoRepairConfig
 from ._errors import CircuitOpen, StoreError, StoreMisbehaved, StoreUnavailable
 from ._events import EventKind
 from ._model import Document
-from ._requests import EFFECTS, Answer, Gather, Operation, Request, contract_problem
+from ._requests import EFFECTS, Answer, Operation, Request, contract_problem
+from ._stepping import Gather
 from ._store_call import StoreCall, Stretches
 from ._suspects import Suspects
 from ._timetable import Timer, Timetable
@@ -73,6 +74,7 @@ class Batcher:
         self.traits: StoreTraits = store.traits
         self.breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
         self.nursery: trio.Nursery
+        self._clock = trio.lowlevel.current_clock()
         self._config = config
         self._timetable = timetable
         self._emit = emit
@@ -131,11 +133,12 @@ class Batcher:
         if self._fail_fast and request.operation is not Operation.PREPARE and not self._may_probe():
             request.settle(CircuitOpen(self.name, "is unreachable", request.doc_id))
             return request
-        if self._suspects and self._suspects.is_guilty(request.doc_id, trio.current_time()):
+        now = self._clock.current_time()
+        if self._suspects.any and self._suspects.is_guilty(request.doc_id, now):
             problem = f"does not answer when asked about document {request.doc_id!r}; it is not asked again for a while"
             request.settle(StoreUnavailable(self.name, problem, request.doc_id))
             return request
-        self._waiting.add(request, trio.current_time())
+        self._waiting.add(request, now)
         self._pump()
         if self.breaker.state is not BreakerState.CLOSED:
             self._watch_unavailable()
@@ -152,8 +155,10 @@ class Batcher:
         if self._waiting.prepares and not self._starting_prepare and not self._busy[True]:
             self._starting_prepare = True
             self.nursery.start_soon(self._prepare_call)
+        if self._waiting.for_store <= self._starting * self.traits.max_batch:
+            return
         free = self._free()
-        if free <= 0 or not self._waiting.for_store:
+        if free <= 0:
             return
         # The batch is taken when the call's task first runs, so that everything asked for in this scheduling
         # round travels together; hence no more tasks than could find work.
@@ -245,6 +250,9 @@ class Batcher:
     # Answering
 
     def _finish(self, call: StoreCall, answers: Sequence[Answer] | None, failure: Exception | None) -> None:
+        # Before anybody is answered, and takes the next step at once.
+        for request in call.requests:
+            request.ended = True
         if call.returned:
             problem = contract_problem(call.operation, call.requests, answers)
             if problem is None and answers is not None:
@@ -269,9 +277,10 @@ class Batcher:
     def _answered(self, call: StoreCall, answers: Sequence[Answer]) -> None:
         if call.operation is not Operation.PREPARE and self.breaker.succeeded():
             self._emit(EventKind.BREAKER_CLOSED, store=self.name)
+        suspects = self._suspects
         for request, answer in zip(call.requests, answers, strict=True):
-            if self._suspects:
-                self._suspects.answered(request.doc_id)
+            if suspects.any:
+                suspects.answered(request.doc_id)
             self._tell(request, answer)
 
     def _failed(self, call: StoreCall, error: StoreError) -> None:
@@ -302,12 +311,12 @@ class Batcher:
 
     def _fail(self, call: StoreCall, error: StoreError, *, given_up: bool) -> None:
         """End a call whose effect is not known."""
-        for request in call.requests:
-            effect = call.operation in EFFECTS
-            self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
         if given_up:
             # It took the whole `store_call_timeout`: one document that hangs is not looked for by halving.
             self._suspects.hung(self._ids(call))
+        for request in call.requests:
+            effect = call.operation in EFFECTS
+            self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
 
     def _tell(self, request: Request, answer: Answer) -> None:
         if request.operation in EFFECTS and request.was_sent and request.answer is None:
@@ -334,6 +343,7 @@ class Batcher:
                 request.end()
             elif request.answer is None:
                 request.company = max(1, len(call.requests) // 2)
+                request.ended = False
                 again.append(request)
         self._waiting.put_back(call.operation, again)
 

@@ -13,7 +13,8 @@ from ._events import EventKind
 from ._model import Document, RepairPhase, SyncStrategy
 from ._planning import CacheStep, Policy, RepairPlan, plan_repair
 from ._progress import Progress
-from ._requests import Gather, Request
+from ._requests import Request
+from ._stepping import Gather
 from ._verdict import MOVED_ERROR, Ended, Moved
 from ._views import Observation, Prepared, WriteAnswer, WriteStatus
 

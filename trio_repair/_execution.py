@@ -28,7 +28,8 @@ from ._planning import (
     plan_resolution,
 )
 from ._progress import Progress
-from ._requests import Gather, Request
+from ._requests import Request
+from ._stepping import Gather, Steps
 from ._ticket import Entry, Mission
 from ._verdict import MOVED_ERROR, UPDATE_FAILED, Ended, Moved, Verdict, store_failure, worst
 from ._views import Observation, Prepared, StoredDocument, WriteAnswer, WriteStatus
@@ -60,6 +61,9 @@ class Repairer:
 
     async def attempt(self, entry: Entry) -> Verdict:
         """Make one attempt. **If cancelled:** `entry.progress` says what was sent and what is known to have landed."""
+        return await Steps(self._attempt(entry)).run()
+
+    async def _attempt(self, entry: Entry) -> Verdict:
         progress = entry.progress
         if progress is None:
             progress = entry.progress = Progress(self.fences)

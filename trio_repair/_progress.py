@@ -7,7 +7,8 @@ from typing import Final
 
 from ._errors import StoreError
 from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
-from ._requests import Gather, Request
+from ._requests import Request
+from ._stepping import Gather
 from ._views import Observation, WriteAnswer
 
 UNTOLD: Final = "an earlier write of this job got no verdict; what the store holds now is not by it"
@@ -150,7 +151,7 @@ class Progress:
         """Wait for the answers, by store. **If cancelled:** what is not under way is taken back."""
         self.waits_for = requests
         try:
-            await gather.wait()
+            await gather
         except BaseException:
             for request in requests.values():
                 request.withdraw()

@@ -20,32 +20,35 @@ class Suspects:
     """
 
     def __init__(self) -> None:
+        self.any = False
+        """False while nobody is suspected: then nothing else needs to be asked."""
         self._company: dict[str, int] = {}
         self._hung: dict[str, float] = {}
         """Until when the store is not asked: in the past for one that is only suspected."""
-
-    def __bool__(self) -> bool:
-        return bool(self._company) or bool(self._hung)
 
     def failed(self, doc_ids: Iterable[str], company: int) -> None:
         """A call for these failed; from now on they travel in calls of at most `company`."""
         for doc_id in doc_ids:
             _put(self._company, doc_id, company)
+            self.any = True
 
     def hung(self, doc_ids: Iterable[str]) -> None:
         """A call for these was given up; from now on they travel alone."""
         for doc_id in doc_ids:
             self._company.pop(doc_id, None)
             _put(self._hung, doc_id, self._hung.get(doc_id, 0.0))
+            self.any = True
 
     def answered(self, doc_id: str) -> None:
         """The store has answered for this one."""
         self._company.pop(doc_id, None)
         self._hung.pop(doc_id, None)
+        self.any = bool(self._company) or bool(self._hung)
 
     def convict(self, doc_id: str, until: float) -> None:
         """It hung alone: do not ask about it before `until` on the Trio clock."""
         _put(self._hung, doc_id, until)
+        self.any = True
 
     def may_hang(self, doc_id: str) -> bool:
         """True if the last call for it was given up."""

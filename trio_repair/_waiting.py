@@ -21,23 +21,21 @@ class WaitingRequests:
     def __init__(self, suspects: Suspects) -> None:
         self._suspects = suspects
         self._queues: dict[Operation, deque[Request]] = {operation: deque() for operation in Operation}
-        self._prepares = self._queues[Operation.PREPARE]
-        self._for_store = [queue for queue in self._queues.values() if queue is not self._prepares]
+        self.prepares = self._queues[Operation.PREPARE]
+        """Those that only prepare; for looking at."""
+        self._for_store = [queue for queue in self._queues.values() if queue is not self.prepares]
         self._order = itertools.count()
         self.for_store = 0
 
-    @property
-    def prepares(self) -> int:
-        """How many only prepare."""
-        return len(self._prepares)
-
     def add(self, request: Request, now: float) -> None:
         """Put one last."""
+        operation = request.operation
         request.order = next(self._order)
         request.queued = True
         request.queued_at = now
-        self._queues[request.operation].append(request)
-        self.for_store += request.operation is not Operation.PREPARE
+        self._queues[operation].append(request)
+        if operation is not Operation.PREPARE:
+            self.for_store += 1
 
     def put_back(self, operation: Operation, requests: Iterable[Request]) -> None:
         """Return requests of one call to the front, the first one last."""
@@ -67,21 +65,27 @@ class WaitingRequests:
         seen: set[str] = set()
         held_back: list[Request] = []
         before = len(queue)
+        suspects = self._suspects if self._suspects.any else None
         while queue and len(batch) < limit:
             request = queue.popleft()
+            doc_id = request.doc_id
             if request.withdrawn:
                 request.queued = False
                 continue
-            own_limit = limit if request.company is None else request.company
-            if self._suspects:
-                own_limit = self._suspects.company(request.doc_id, own_limit)
-                if without_suspects and self._suspects.may_hang(request.doc_id):
-                    own_limit = 0
-            if request.doc_id in seen or len(batch) >= own_limit:
+            if request.company is not None or suspects is not None:
+                own_limit = limit if request.company is None else request.company
+                if suspects is not None:
+                    own_limit = suspects.company(doc_id, own_limit)
+                    if without_suspects and suspects.may_hang(doc_id):
+                        own_limit = 0
+                if len(batch) >= own_limit or doc_id in seen:
+                    held_back.append(request)
+                    continue
+                limit = min(limit, own_limit)
+            elif doc_id in seen:
                 held_back.append(request)
                 continue
-            limit = min(limit, own_limit)
-            seen.add(request.doc_id)
+            seen.add(doc_id)
             request.queued = False
             batch.append(request)
         queue.extendleft(reversed(held_back))

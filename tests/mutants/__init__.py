@@ -191,7 +191,7 @@ def _mutants() -> Iterator[Mutant]:
         name="endless-looks",
         breaks="a document that never rests keeps a slot for itself",
         invariants=("decision 10",),
-        where=f"{_EXECUTION}.attempt",
+        where=f"{_EXECUTION}._attempt",
         old="self._config.max_reobserve if entry",
         new="50 if entry",
         first_seed=17,

@@ -95,7 +95,7 @@ def test_control_an_engine_that_always_fails_is_noticed() -> None:
     """An engine that reports FAILED without trying breaks no law of safety; it is found to do nothing."""
     bug = Bug(
         "always failed",
-        "_execution:Repairer.attempt",
+        "_execution:Repairer._attempt",
         "return await self._look_and_repair(entry, progress)",
         'return Verdict(RepairOutcome.FAILED, "no")',
     )

@@ -1,0 +1,293 @@
+"""Claim: repairing through the engine has at least half the throughput of a hand-written chunked script.
+
+Every document is newer in the text store than in the vector store and the cache. Four contenders mend the same three
+SQLite files, each on a copy of its own, in every round:
+
+    engine    this project: a task, a deadline, a fence, a read-back and a receipt for each document
+    script    plain SQL, 1,024 documents a transaction: read versions, read content, write where the revision is still
+              the one that was read, read back
+    blind     plain SQL, 1,024 documents a transaction: read content, write; nothing is checked
+    single    the script with one commit for each document and store (on fewer documents; times are per document)
+
+The scripts use the very tables, triggers, chunker and embedder of the stores, without threads and without Trio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import apsw
+import attrs
+import trio
+
+from benchmarks import _harness
+from trio_repair import (
+    AutoRepairConfig,
+    ContentDefinition,
+    Document,
+    DocumentVersion,
+    RepairJob,
+    StoreError,
+    Stores,
+    SyncStrategy,
+    Write,
+    WriteStatus,
+    open_repair_engine,
+)
+from trio_repair.embedding import HashingEmbedder, WindowChunker
+from trio_repair.stores._vector_layout import load_sqlite_vec
+from trio_repair.stores.sqlite_cache import open_sqlite_cache
+from trio_repair.stores.sqlite_text import open_sqlite_text
+from trio_repair.stores.sqlite_vector import open_sqlite_vector
+
+CHUNK = 1024
+WORDS = [f"word{number}" for number in range(5_000)]
+EMBEDDER, CHUNKER = HashingEmbedder(), WindowChunker()
+NAMES = ("text", "vector", "cache")
+
+
+def documents(count: int, version: int) -> Iterator[Document]:
+    """Texts of some 400 characters, other ones for each version."""
+    rng, content = random.Random(version), ContentDefinition()
+    for number in range(count):
+        text = f"document {number} at version {version}: " + " ".join(rng.choices(WORDS, k=45))
+        digest = content.digest(text, {})
+        yield Document(
+            doc_id=f"document-{number:07}", text=text, version=DocumentVersion(number=version, digest=digest)
+        )
+
+
+async def open_stores(stack: AsyncExitStack, folder: Path, synchronous: Any, *, create: bool = False) -> Stores:
+    """The three embedded stores in a folder."""
+    options: dict[str, Any] = {"synchronous": synchronous, "create": create}
+    return Stores(
+        text=await stack.enter_async_context(open_sqlite_text(folder / "text.db", **options)),
+        vector=await stack.enter_async_context(
+            open_sqlite_vector(folder / "vector.db", embedder=EMBEDDER, chunker=CHUNKER, **options)
+        ),
+        cache=await stack.enter_async_context(open_sqlite_cache(folder / "cache.db", **options)),
+    )
+
+
+async def build(folder: Path, count: int) -> None:
+    """Version 1 everywhere, and then version 2 in the text store."""
+    async with AsyncExitStack() as stack:
+        stores = await open_stores(stack, folder, "normal", create=True)
+        for version, named in ((1, NAMES), (2, ("text",))):
+            made = list(documents(count, version))
+            for start in range(0, count, 256):
+                some = made[start : start + 256]
+                for name in named:
+                    store = stores.by_name[name]
+                    views = await store.observe([document.doc_id for document in some])
+                    prepared = await store.prepare(some)
+                    writes = []
+                    for view, one in zip(views, prepared, strict=True):
+                        assert not isinstance(view, StoreError)
+                        assert not isinstance(one, StoreError)
+                        writes.append(Write(prepared=one, token=view.token))
+                    assert {answer.status for answer in await store.write(writes)} == {WriteStatus.LANDED}
+
+
+@attrs.define
+class Files:
+    """A contender's own copies of the three files."""
+
+    folder: Path
+    synchronous: str
+
+    def connect(self, name: str) -> apsw.Connection:
+        """One of them, for plain SQL."""
+        connection = apsw.Connection(str(self.folder / f"{name}.db"))
+        if name == "vector":
+            load_sqlite_vec(connection)
+        connection.execute(f"PRAGMA synchronous = {self.synchronous}")
+        return connection
+
+
+def versions(connection: apsw.Connection, ids: str) -> dict[str, tuple[int, str, int]]:
+    """Number, digest and revision by document."""
+    sql = "SELECT doc_id, number, digest, rev FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))"
+    return {doc_id: (number, digest, rev) for doc_id, number, digest, rev in connection.execute(sql, (ids,))}
+
+
+def contents(connection: apsw.Connection, ids: str) -> list[tuple[str, str, str, int, str]]:
+    """Document, text, metadata, number and digest."""
+    sql = (
+        "SELECT doc_id, text, metadata, number, digest FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))"
+    )
+    return list(connection.execute(sql, (ids,)))  # type: ignore[arg-type]
+
+
+def write_vectors(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Replace chunks and vectors of these documents."""
+    pieces = [(row, CHUNKER.chunk(row[1])) for row in rows]
+    vectors = iter(EMBEDDER._embed_all([chunk.text for _row, chunks in pieces for chunk in chunks]))
+    ids = json.dumps([row[0] for row in rows])
+    theirs = "(SELECT value FROM json_each(?))"
+    size = EMBEDDER.dimension
+    partition = f"{EMBEDDER.model} {CHUNKER.identity}"
+    chunk_id = connection.execute("SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'chunks'").get
+    rev = connection.execute("SELECT value FROM revision").get
+    connection.execute(
+        f"DELETE FROM vectors_{size} WHERE rowid IN (SELECT chunk_id FROM chunks WHERE doc_id IN {theirs})", (ids,)
+    )
+    documents_, chunks_, vectors_ = [], [], []
+    for (doc_id, _text, metadata, number, digest), chunks in pieces:
+        rev += 1
+        documents_.append((number, digest, rev, chunk_id + 1, len(chunks), metadata, doc_id))
+        for ordinal, chunk in enumerate(chunks):
+            chunk_id += 1
+            chunks_.append((chunk_id, doc_id, ordinal, chunk.start, chunk.text))
+            vectors_.append((chunk_id, partition, next(vectors)))
+    connection.executemany(
+        "UPDATE documents SET number = ?, digest = ?, rev = ?, first_chunk = ?, chunk_count = ?, metadata = ?,"
+        " proven = 1 WHERE doc_id = ?",
+        documents_,
+    )
+    connection.execute(f"DELETE FROM chunks WHERE doc_id IN {theirs}", (ids,))
+    connection.executemany(
+        "INSERT INTO chunks (chunk_id, doc_id, ordinal, start, text) VALUES (?, ?, ?, ?, ?)", chunks_
+    )
+    connection.executemany(f"INSERT INTO vectors_{size} (rowid, identity, embedding) VALUES (?, ?, ?)", vectors_)
+    connection.execute("UPDATE revision SET value = ?", (rev,))
+
+
+def write_cache(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Replace the entries of these documents."""
+    rev = connection.execute("SELECT value FROM revision").get
+    connection.executemany(
+        "UPDATE documents SET text = ?, metadata = ?, number = ?, digest = ?, rev = ? WHERE doc_id = ?",
+        [
+            (text, metadata, number, digest, rev + index, doc_id)
+            for index, (doc_id, text, metadata, number, digest) in enumerate(rows, 1)
+        ],
+    )
+    connection.execute("UPDATE revision SET value = ?", (rev + len(rows),))
+
+
+WRITERS: dict[str, Callable[[apsw.Connection, Sequence[tuple[Any, ...]]], None]] = {
+    "vector": write_vectors,
+    "cache": write_cache,
+}
+
+
+def script(files: Files, ids: Sequence[str], size: int = CHUNK) -> None:
+    """The best script that we could write: versions, content, conditional writes, read-back."""
+    connections = {name: files.connect(name) for name in NAMES}
+    for start in range(0, len(ids), size):
+        some = json.dumps(ids[start : start + size])
+        held = {name: versions(connection, some) for name, connection in connections.items()}
+        wanted = held["text"]
+        stale = [doc_id for doc_id in wanted if held["vector"][doc_id][0] < wanted[doc_id][0]]
+        rows = contents(connections["text"], json.dumps(stale))
+        for name, write in WRITERS.items():
+            connection = connections[name]
+            connection.execute("BEGIN IMMEDIATE")
+            now = versions(connection, json.dumps(stale))
+            write(connection, [row for row in rows if now[row[0]][2] == held[name][row[0]][2]])
+            connection.execute("COMMIT")
+            there = versions(connection, json.dumps(stale))
+            assert all(there[doc_id][:2] == wanted[doc_id][:2] for doc_id in stale)
+    for connection in connections.values():
+        connection.close()
+
+
+def blind(files: Files, ids: Sequence[str]) -> None:
+    """Read and write, and hope."""
+    connections = {name: files.connect(name) for name in NAMES}
+    for start in range(0, len(ids), CHUNK):
+        rows = contents(connections["text"], json.dumps(ids[start : start + CHUNK]))
+        for name, write in WRITERS.items():
+            connections[name].execute("BEGIN IMMEDIATE")
+            write(connections[name], rows)
+            connections[name].execute("COMMIT")
+    for connection in connections.values():
+        connection.close()
+
+
+async def engine(files: Files, ids: Iterable[str], concurrency: int) -> None:
+    """This project."""
+    async with AsyncExitStack() as stack:
+        stores = await open_stores(stack, files.folder, files.synchronous)
+        config = AutoRepairConfig(max_concurrent_jobs=concurrency)
+        jobs = (RepairJob(doc_id=doc_id, strategy=SyncStrategy.TEXT_SOURCE_OF_TRUTH) for doc_id in ids)
+        opened = await stack.enter_async_context(open_repair_engine(stores, config))
+        async with opened.run(jobs) as results:
+            async for result in results:
+                assert result.updated_systems == ("vector", "cache"), result
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print, and save."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks repair_throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--documents", type=int, default=10_000)
+    parser.add_argument("--single", type=int, default=500, help="documents for the script with a commit for each")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--concurrency", type=int, default=1024)
+    parser.add_argument("--synchronous", choices=("full", "normal"), default="full")
+    options = parser.parse_args(arguments)
+    ids = [f"document-{number:07}" for number in range(options.documents)]
+    with tempfile.TemporaryDirectory(prefix="trio-repair-") as directory:
+        template = Path(directory, "template")
+        template.mkdir()
+        trio.run(build, template, options.documents)
+
+        def measured(work: Callable[[Files], object], count: int) -> Callable[[], float]:
+            def once() -> float:
+                folder = Path(directory, "work")
+                shutil.copytree(template, folder)
+                seconds = _harness.stopwatch(lambda: work(Files(folder, options.synchronous)))
+                shutil.rmtree(folder)
+                return seconds / count
+
+            return once
+
+        every, few = len(ids), ids[: options.single]
+        comparison = _harness.interleave(
+            {
+                "script": measured(lambda files: script(files, ids), every),
+                "engine": measured(lambda files: trio.run(engine, files, ids, options.concurrency), every),
+                "blind": measured(lambda files: blind(files, ids), every),
+                "single": measured(lambda files: script(files, few, 1), len(few)),
+            },
+            baseline="engine",
+            rounds=options.rounds,
+        )
+    # Throughputs: seconds a document of the other over seconds a document of the engine.
+    ratios = {name: _harness.spread(comparison.ratios(name)) for name in ("script", "blind", "single")}
+    print(
+        f"{options.documents} documents, {options.concurrency} at a time, synchronous={options.synchronous},"
+        f" {options.rounds} interleaved rounds"
+    )
+    per_document = {
+        name: _harness.spread([value * 1e6 for value in values]) for name, values in comparison.seconds.items()
+    }
+    for name, figures in per_document.items():
+        print(f"  {name:7} {figures['median']:8.1f} us a document   ({figures['min']:.1f} to {figures['max']:.1f})")
+    for name, figures in ratios.items():
+        print(
+            f"  throughput of the engine over {name:7} {figures['median']:6.2f}"
+            f"   ({figures['min']:.2f} to {figures['max']:.2f})"
+        )
+    figures = {
+        "documents": options.documents,
+        "rounds": options.rounds,
+        "concurrency": options.concurrency,
+        "synchronous": options.synchronous,
+        "throughput_over": ratios,
+        "microseconds_per_document": per_document,
+    }
+    print(f"written to {_harness.save(f'repair_throughput_{options.synchronous}', figures)}")

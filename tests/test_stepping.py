@@ -1,0 +1,192 @@
+"""Repairs are stepped by whoever brings the last answer, and woken when they are over or cancelled."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from engine_world import answered
+
+from trio_repair._stepping import Gather, Steps
+
+
+async def test_each_step_is_taken_with_the_last_answer(autojump_clock):
+    """The coroutine goes on in the very call that answers, through any number of gathers; its task sleeps through it."""
+    log: list[str] = []
+    gathers = [Gather(2), Gather(1), Gather(0)]
+
+    async def repair() -> str:
+        for number, gather in enumerate(gathers):
+            await gather
+            log.append(f"gathered {number}")
+        return "done"
+
+    async def run() -> None:
+        log.append(await Steps(repair()).run())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        gathers[0].one_answered()
+        assert [] == log
+        gathers[0].one_answered()
+        assert ["gathered 0"] == log
+        gathers[1].one_answered()
+        assert ["gathered 0", "gathered 1", "gathered 2"] == log
+    assert "done" == log[-1]
+
+
+async def test_what_was_answered_before_is_not_waited_for(autojump_clock):
+    """Answers that come while the requests are made make the gather complete before anybody waits for it."""
+    gather = Gather(1)
+    gather.one_answered()
+    before = trio.current_time()
+    await answered(gather)
+    assert before == trio.current_time()
+
+
+async def test_errors_come_out_of_the_task(autojump_clock):
+    """What the coroutine raises is raised in its own task, not in the call that brought the answer."""
+    gather = Gather(1)
+
+    async def repair() -> None:
+        await gather
+        raise KeyError("mine")
+
+    caught: list[str] = []
+
+    async def run() -> None:
+        with pytest.raises(KeyError, match="mine"):
+            await Steps(repair()).run()
+        caught.append("KeyError")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        gather.one_answered()
+        assert [] == caught
+    assert ["KeyError"] == caught
+
+
+async def test_cancelled_where_it_waits(autojump_clock):
+    """Cancelled is raised at the wait, the coroutine may clean up, and a later answer finds nobody."""
+    gather, log = Gather(1), []
+
+    async def repair() -> None:
+        try:
+            await gather
+        except trio.Cancelled:
+            log.append("withdrawn")
+            raise
+
+    with trio.move_on_after(1.0) as scope:
+        await Steps(repair()).run()
+    assert scope.cancelled_caught
+    assert ["withdrawn"] == log
+    gather.one_answered()
+    assert (["withdrawn"], 1.0) == (log, trio.current_time())
+
+
+async def test_answered_in_the_moment_of_a_cancellation(autojump_clock):
+    """The cancellation was first: the answer comes too late for this wait, and does no harm."""
+    gather = Gather(1)
+    ended: list[type[BaseException]] = []
+
+    async def repair() -> None:
+        try:
+            await gather
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    async def run(scope: trio.CancelScope) -> None:
+        with scope:
+            await Steps(repair()).run()
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, scope)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        gather.one_answered()
+    assert [trio.Cancelled] == ended
+
+
+async def test_cancelled_before_the_first_step(autojump_clock):
+    """Nothing of it runs."""
+    log: list[str] = []
+
+    async def repair() -> None:
+        log.append("ran")
+
+    with trio.move_on_after(0) as scope:
+        await Steps(repair()).run()
+    assert scope.cancelled_caught
+    assert [] == log
+
+
+async def test_it_may_wait_again_after_a_cancellation(autojump_clock):
+    """A coroutine that has something left to gather when it is cancelled is still run to its end."""
+    first, second = Gather(1), Gather(1)
+
+    async def repair() -> str:
+        try:
+            await first
+        except trio.Cancelled:
+            await second
+        return "cleaned up"
+
+    got: list[str] = []
+
+    async def run(scope: trio.CancelScope) -> None:
+        with scope:
+            got.append(await Steps(repair()).run())
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, scope)
+        await trio.testing.wait_all_tasks_blocked()
+        second.one_answered()
+        scope.cancel()
+    assert ["cleaned up"] == got
+
+
+async def test_nothing_is_kept_of_a_repair_that_is_over(autojump_clock):
+    """No cycle through a traceback keeps what the coroutine held until the garbage collector comes."""
+
+    class Held:
+        pass
+
+    gather = Gather(1)
+
+    async def repair(held: Any) -> None:
+        await gather
+        raise KeyError(held is None)
+
+    async def run() -> weakref.ref[Held]:
+        held = Held()
+        ref = weakref.ref(held)
+        steps = Steps(repair(held))
+        del held
+        trio.lowlevel.spawn_system_task(_answer_soon, gather)
+        with pytest.raises(KeyError) as caught:
+            await steps.run()
+        del caught
+        return ref
+
+    gc.disable()
+    try:
+        ref = await run()
+        await trio.lowlevel.checkpoint()
+        assert ref() is None
+    finally:
+        gc.enable()
+
+
+async def _answer_soon(gather: Gather) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    gather.one_answered()

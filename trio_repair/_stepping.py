@@ -1,0 +1,101 @@
+"""Running a repair outside the scheduler: each step is taken in the task of whoever brought the last answer.
+
+A repair waits some ten times, and always for answers of batchers. Would its task be scheduled for each of them, that
+would cost more than everything that the repair does in between. So the task of a repair sleeps under its cancel scope,
+and is woken when the repair is over, or cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class Gather:
+    """Waits until a number of requests are answered. One coroutine that is run by `Steps` may await it, once."""
+
+    __slots__ = ("_missing", "_steps")
+
+    def __init__(self, missing: int) -> None:
+        self._missing = missing
+        self._steps: Steps[Any] | None = None
+
+    def one_answered(self) -> None:
+        """Called once for each request. The last one takes the next step of whoever waits."""
+        self._missing -= 1
+        if self._missing == 0 and self._steps is not None:
+            steps, self._steps = self._steps, None
+            steps.take()
+
+    def __await__(self) -> Generator[Gather, None, None]:
+        if self._missing > 0:
+            yield self
+
+    def wake(self, steps: Steps[Any] | None) -> None:
+        """Whose next step is to be taken when all is answered; None: nobody's."""
+        self._steps = steps
+
+
+class Steps(Generic[T]):
+    """Runs a coroutine that awaits nothing but gathers."""
+
+    __slots__ = ("_coroutine", "_error", "_over", "_task", "_value", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Gather, None, T]) -> None:
+        self._coroutine = coroutine
+        self._waits_for: Gather | None = None
+        self._task: trio.lowlevel.Task | None = None
+        self._over = False
+        self._value: T
+        self._error: BaseException | None = None
+
+    async def run(self) -> T:
+        """Run it to its end. **If cancelled:** Cancelled is raised in the coroutine, where it waits."""
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            self._coroutine.close()
+            raise
+        self.take()
+        while not self._over:
+            self._task = trio.lowlevel.current_task()
+            try:
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+            except BaseException as error:  # noqa: ASYNC103 - raised where the coroutine waits, and from there
+                self._step(error)
+            finally:
+                self._task = None
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback holds this frame
+        return self._value
+
+    def take(self) -> None:
+        """Go on to the next wait, or to the end."""
+        self._step(None)
+        if self._over and self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    def _step(self, error: BaseException | None) -> None:
+        self._waits_for = None
+        try:
+            gather = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+        except StopIteration as stop:
+            self._value, self._over = stop.value, True
+        except BaseException as failure:  # noqa: ASYNC103 - raised again in the task that runs it
+            self._error, self._over = failure, True
+        else:
+            self._waits_for = gather
+            gather.wake(self)
+
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        if self._waits_for is not None:
+            self._waits_for.wake(None)
+        return trio.lowlevel.Abort.SUCCEEDED
