@@ -115,6 +115,14 @@ async def test_an_endless_source_is_pulled_as_slots_free_up(autojump_clock):
         assert 57 == engine.statistics().accepted
 
 
+async def test_what_was_settled_is_forgotten(autojump_clock):
+    """A stream of any length keeps the jobs that are under way, and leaving it withdraws those and no others."""
+    async with _opened(_second, max_concurrent_jobs=2) as engine, engine.run(Endless()) as results:
+        for _ in range(20):
+            await anext(results)
+        assert 4 >= len(results._live)
+
+
 async def test_slots_are_kept_busy(autojump_clock):
     """A hundred jobs of one second on four slots take 25 s: the window never starves a slot."""
     async with (

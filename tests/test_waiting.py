@@ -99,7 +99,8 @@ def test_who_has_waited_long_enough():
     late = _added(waiting, Operation.OBSERVE, "late", now=0.4)
     assert 0.1 == waiting.waiting_since()
     assert [] == list(waiting.take_due(0.1 + 0.2 - 0.001, 0.2))
-    assert ["o"] == _ids(list(waiting.take_due(0.1 + 0.2, 0.2)))
+    (due,) = waiting.take_due(0.1 + 0.2, 0.2)
+    assert ("o", False) == (due.doc_id, due.queued)
     assert ["w"] == _ids(list(waiting.take_due(0.3 + 0.2, 0.2)))
     assert late == [request for request in waiting.clear() if request.operation is Operation.OBSERVE]
     assert (0, 0, False) == (waiting.for_store, len(waiting.prepares), late[0].queued)

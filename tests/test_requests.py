@@ -1,0 +1,100 @@
+"""One document's part in a bulk call: how it waits, and what its answer is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trio_repair import (
+    Observation,
+    Prepared,
+    Presence,
+    Removal,
+    StoredDocument,
+    StoreRejected,
+    StoreUnavailable,
+    WriteAnswer,
+    WriteStatus,
+)
+from trio_repair._requests import Operation, Request, contract_problem
+from trio_repair._stepping import Gather
+from trio_repair.testing import make_document
+
+SEEN = Observation(presence=Presence.ABSENT, token="t")
+PREPARED = Prepared(document=make_document("d", "text", number=1))
+FOREIGN = Prepared(document=make_document("e", "text", number=1))
+STORED = StoredDocument(document=make_document("d", "text", number=1), token="t")
+LANDED = WriteAnswer(status=WriteStatus.LANDED, observation=SEEN)
+BAD = StoreRejected("text", "no", "d")
+
+
+def _request(operation: Operation = Operation.OBSERVE, gather: Gather | None = None) -> Request:
+    return Request(operation, "d", Removal(doc_id="d", token="t"), Gather(1) if gather is None else gather)
+
+
+@pytest.mark.parametrize(
+    ("operation", "answers", "problem"),
+    [
+        (Operation.OBSERVE, [SEEN], None),
+        (Operation.READ, [STORED], None),
+        (Operation.PREPARE, (PREPARED,), None),
+        (Operation.WRITE, [LANDED], None),
+        (Operation.REMOVE, [LANDED], None),
+        (Operation.WRITE, [BAD], None),
+        (Operation.OBSERVE, None, "observe answered with NoneType, not a sequence"),
+        (Operation.OBSERVE, {"d": SEEN}, "observe answered with dict, not a sequence"),
+        (Operation.READ, [], "read answered 0 of 1 documents"),
+        (Operation.READ, [STORED, STORED], "read answered 2 of 1 documents"),
+        (Operation.OBSERVE, [LANDED], "observe answered with WriteAnswer"),
+        (Operation.WRITE, [ValueError("no")], "write answered with ValueError"),
+        (Operation.PREPARE, [FOREIGN], "prepare answered for document 'e', asked for another"),
+    ],
+)
+def test_the_shape_of_answers(operation: Operation, answers: Any, problem: str | None):
+    """One answer for each document, of the right kind, about that document, or an error in its place."""
+    assert problem == contract_problem(operation, [_request(operation)], answers)
+
+
+@pytest.mark.parametrize("answer", [None, StoreUnavailable("cache", "raised after the effect")])
+def test_an_entry_that_is_gone_may_be_gone_by_a_removal_without_a_verdict(answer):
+    """What was taken away and is not there any more was taken away by us, it may be; what is still there was not."""
+    request = _request(Operation.REMOVE)
+    assert not request.may_explain(None)
+    request.was_sent = True
+    if answer is not None:
+        request.settle(answer)
+    assert (True, False) == (request.may_explain(None), request.may_explain(PREPARED.document.version))
+
+
+def test_the_first_answer_counts():
+    """A verdict that comes after the request was given up changes nothing, and wakes nobody twice."""
+    gather = Gather(2)
+    request, other = _request(gather=gather), _request(gather=gather)
+    request.settle(SEEN)
+    request.settle(BAD)
+    assert (SEEN, 1) == (request.answer, gather._missing)
+    other.settle(BAD)
+    assert 0 == gather._missing
+
+
+def test_withdrawn_before_it_was_sent_or_while_it_is_under_way():
+    """What waits in its queue has ended by that; what a store works on has not, and what is answered is not withdrawn."""
+    queued, sent, answered = _request(), _request(), _request()
+    queued.queued = True
+    answered.settle(SEEN)
+    for request in (queued, sent, answered):
+        request.withdraw()
+    assert [(True, True), (True, False), (False, False)] == [
+        (request.withdrawn, request.ended) for request in (queued, sent, answered)
+    ]
+
+
+def test_whoever_waits_for_the_end_is_told_once():
+    """The end of a call is announced, and only the first time."""
+    told = []
+    request = _request()
+    request.on_ended = lambda: told.append(request.ended)
+    request.end()
+    request.end()
+    assert [True] == told
