@@ -314,6 +314,8 @@ class RepairExecutionEngine:
     async def drain(self) -> None:
         """Wait until no job is queued or running. Jobs are still accepted meanwhile, and waited for too.
 
+        While the engine is paused, waiting jobs stay: it waits for `resume`, or for their deadlines.
+
         **If cancelled:** nothing has changed.
         """
         await self._supervisor.drain()
