@@ -31,7 +31,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_clock": ("test_clock",),
     "_timetable": ("test_timetable",),
     "_breaker": ("test_breaker",),
-    "_store_call": ("test_watchdogs", "test_batching"),
+    "_store_call": ("test_watchdogs", "test_batching_words"),
     "_suspects": ("test_suspects", "test_batching"),
     "_waiting": ("test_waiting", "test_batching"),
     "_stepping": ("test_stepping", "test_batching"),
@@ -44,7 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_telling": ("test_telling",),
     "_verdict": ("test_verdict",),
     "_streaming": ("test_streaming",),
-    "_batching": ("test_batching", "test_watchdogs"),
+    "_batching": ("test_batching", "test_batching_words", "test_watchdogs"),
     "_cache_repair": ("test_execution",),
     "_execution": ("test_execution", "test_watchdogs"),
 }

@@ -47,6 +47,8 @@ def _request(operation: Operation = Operation.OBSERVE, gather: Gather | None = N
         (Operation.READ, [], "read answered 0 of 1 documents"),
         (Operation.READ, [STORED, STORED], "read answered 2 of 1 documents"),
         (Operation.OBSERVE, [LANDED], "observe answered with WriteAnswer"),
+        (Operation.WRITE, [SEEN], "write answered with Observation"),
+        (Operation.READ, [SEEN], "read answered with Observation"),
         (Operation.WRITE, [ValueError("no")], "write answered with ValueError"),
         (Operation.PREPARE, [FOREIGN], "prepare answered for document 'e', asked for another"),
     ],
@@ -54,6 +56,29 @@ def _request(operation: Operation = Operation.OBSERVE, gather: Gather | None = N
 def test_the_shape_of_answers(operation: Operation, answers: Any, problem: str | None):
     """One answer for each document, of the right kind, about that document, or an error in its place."""
     assert problem == contract_problem(operation, [_request(operation)], answers)
+
+
+@pytest.mark.parametrize(
+    ("operation", "good", "bad"), [(Operation.OBSERVE, SEEN, LANDED), (Operation.WRITE, LANDED, STORED)]
+)
+def test_every_answer_is_looked_at(operation: Operation, good: Any, bad: Any):
+    """Not only the first one: an answer of the wrong kind is found wherever it stands."""
+    requests = [_request(operation) for _ in range(3)]
+    problem = f"{operation.value} answered with {type(bad).__name__}"
+    for place in range(3):
+        answers = [good, good, good]
+        assert contract_problem(operation, requests, answers) is None
+        answers[place] = bad
+        assert problem == contract_problem(operation, requests, answers)
+
+
+def test_a_new_request_has_no_history():
+    """It was neither queued nor sent, answered nor withdrawn, and may travel in any company."""
+    request = _request()
+    flags = ("disproved", "ended", "queued", "sent_again", "was_sent", "withdrawn")
+    assert dict.fromkeys(flags, False) == {name: getattr(request, name) for name in flags}
+    assert (None, None, None) == (request.answer, request.company, request.on_ended)
+    assert (0, 0.0) == (request.order, request.queued_at)
 
 
 @pytest.mark.parametrize("answer", [None, StoreUnavailable("cache", "raised after the effect")])
