@@ -265,25 +265,56 @@ async def test_calls_that_block_the_loop(autojump_clock, caplog):
         assert message.endswith(" s; run it in a thread")
 
 
+class Sized:
+    """Notes how many documents each look names."""
+
+    def __init__(self, inner: Any) -> None:
+        self.traits = inner.traits
+        self.inner = inner
+        self.sizes: list[int] = []
+
+    async def observe(self, doc_ids: Any) -> Any:
+        self.sizes.append(len(doc_ids))
+        return await self.inner.observe(doc_ids)
+
+
 async def test_after_a_failure_as_a_whole_half_as_many_travel_together(autojump_clock):
-    """Ten fail together: five and five are tried next. One that fails alone goes on alone, others in full company."""
+    """Nine fail together: four at a time are tried next. One that failed alone goes on alone, until it is answered."""
     world = World()
-    sizes: list[int] = []
-
-    class Sized:
-        traits = world.stores.text.traits
-
-        async def observe(self, doc_ids: Any) -> Any:
-            sizes.append(len(doc_ids))
-            return await world.faulty["text"].observe(doc_ids)
-
+    store = Sized(world.faulty["text"])
     world.faulty["text"].add(Fault(FaultKind.UNAVAILABLE, "observe", times=2))
-    async with serve(Sized()) as served:
-        names = [f"d{index}" for index in range(10)]
+    async with serve(store) as served:
+        names = [f"d{index}" for index in range(9)]
         await served.observe(*names)
         await served.observe("single")
         await served.observe(*names)
         await served.observe("single", "x", "y")
         await served.observe(*names)
-    # What has failed alone is asked about alone; what was answered travels with everybody again.
-    assert [10, 1, 5, 5, 1, 2, 10] == sizes
+    assert [9, 1, 4, 4, 1, 1, 2, 9] == store.sizes
+
+
+async def test_after_a_broken_call_it_is_halved(autojump_clock):
+    """Of five, two travel together next; while they wait they are neither answered nor over."""
+    world = World({"text": {"observe": 1.0}}, max_calls=1)
+    store = Sized(world.faulty["text"])
+    world.faulty["text"].add(Fault(FaultKind.WRONG_LENGTH, "observe", times=1))
+    async with serve(store) as served:
+        gather = Gather(5)
+        requests = [served.batcher.observe(f"d{index}", gather) for index in range(5)]
+        await trio.sleep(1.5)
+        assert [(None, False)] * 5 == [(request.answer, request.ended) for request in requests]
+        await answered(gather)
+    assert [5, 2, 2, 1] == store.sizes
+
+
+async def test_a_document_that_breaks_calls_is_not_one_that_hangs_them(autojump_clock):
+    """It travels alone, and the store may be asked about others beside it, and about it again."""
+    world = World()
+    store = Sized(world.faulty["text"])
+    world.faulty["text"].add(Fault(FaultKind.DRIVER_ERROR, "observe", times=1))
+    async with serve(store) as served:
+        await served.observe("d")
+        assert not served.batcher._suspects.may_hang("d")
+        await served.observe("d", "e")
+        await served.observe("d", "e")
+    assert [1, 1, 1, 2] == store.sizes

@@ -454,6 +454,39 @@ def test_reasons_name_stores_and_numbers_and_no_digest() -> None:
             assert "aaaa" not in (plan.reason or "")
 
 
+@pytest.mark.parametrize(
+    ("text", "vector", "cache"),
+    [
+        ("L2a", "L1b", None),
+        ("T2", "L1a", None),
+        ("L1a", "L1a", "L1b"),
+        ("L1a", "L1b", None),
+        ("-", "-", None),
+        ("-", "-", "L1a"),
+        ("L?a", "T1", None),
+    ],
+)
+def test_every_plan_says_what_it_is_about(text: str, vector: str, cache: str | None) -> None:
+    """Document and strategy are in every plan; one that writes nothing has nothing to read, to write or to wait for."""
+    views = views_of(text, vector, cache)
+    doubtful = policy_with(numbers="hlc", skew=1.0)
+    for policy in (POLICY, doubtful):
+        plans = [(strategy, plan_of(views, strategy, policy)) for strategy in SyncStrategy]
+        plans += [(None, plan_resolution("doc", views, choice, policy)) for choice in ("text", "vector", "delete")]
+        for strategy, plan in plans:
+            assert ("doc", strategy) == (plan.doc_id, plan.strategy)
+            if plan.action in (PlanAction.MANUAL, PlanAction.NOWHERE):
+                assert (None, (), (), CacheStep.NONE, False) == (
+                    plan.version,
+                    plan.sources,
+                    plan.writes,
+                    plan.cache_step,
+                    plan.settle_first,
+                )
+            assert isinstance(plan.sources, tuple)
+            assert set(views) == set(plan.tokens)
+
+
 def test_a_tombstone_is_copied_as_it_is() -> None:
     """A delete that a store already remembers reaches the other one with the time that people see."""
     when = dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)
