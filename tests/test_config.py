@@ -8,6 +8,7 @@ import pytest
 from trio_repair import AutoRepairConfig, ContentDefinition, InvalidValue
 
 SECONDS = [
+    "loop_block_seconds",
     "job_timeout_seconds",
     "aging_seconds",
     "backoff_base",

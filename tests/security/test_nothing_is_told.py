@@ -214,7 +214,8 @@ def test_i19_no_fault_makes_anybody_tell(heard: list[str], kind: FaultKind) -> N
         told = _run(wrap)
         reached += faulty[0].injected[kind]
         assert [] == leaks("\n".join([told, *heard])), operation
-    assert reached
+    # One call alone overtakes nobody.
+    assert reached or kind is FaultKind.OVERTAKEN
 
 
 def test_control_i19_an_adapter_that_quotes_in_a_typed_error_is_heard() -> None:

@@ -118,7 +118,7 @@ def test_every_kind_is_planned() -> None:
     stores: set[str] = set()
     crossed: set[bool] = set()
 
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
     @given(strategies.fault_plans())
     def look(plan: FaultPlan) -> None:
         assert plan.seconds <= 60.0

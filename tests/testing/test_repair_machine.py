@@ -67,7 +67,7 @@ def search(machine: type[RepairMachine], examples: int = 300) -> None:
 
 
 TestUnreliableStores = repair_machine(unreliable).TestCase
-TestUnreliableStores.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestUnreliableStores.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
 
 TestClockNumbers = repair_machine(
     unreliable,
@@ -91,7 +91,7 @@ def test_it_reaches_what_can_happen() -> None:
             for store in self.world.faulty.values():
                 injected.update(store.injected)
 
-    search(Watched, 80)
+    search(Watched, 50)
     assert {
         RepairOutcome.REPAIRED,
         RepairOutcome.ALREADY_CONSISTENT,

@@ -34,7 +34,7 @@ from trio_repair.testing import (
 
 few = settings(max_examples=40, deadline=None)
 # Derandomised, because what these tests claim is that nothing is missing.
-reach = settings(max_examples=300, deadline=None, derandomize=True)
+reach = settings(max_examples=200, deadline=None, derandomize=True)
 
 
 def kinds_found(held: HeldDocument) -> frozenset[DivergenceKind]:
