@@ -45,8 +45,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_verdict": ("test_verdict",),
     "_streaming": ("test_streaming",),
     "_batching": ("test_batching", "test_batching_words", "test_watchdogs"),
-    "_cache_repair": ("test_execution",),
-    "_execution": ("test_execution", "test_watchdogs"),
+    "_cache_repair": ("test_execution", "test_execution_words"),
+    "_execution": ("test_execution", "test_execution_words"),
 }
 """The modules of layers 2 and 3, and the tests that have to notice what is wrong with them."""
 

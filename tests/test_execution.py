@@ -947,15 +947,20 @@ async def test_a_timeout_after_the_writes_landed(autojump_clock):
     world.drift()
     looks = world.faulty["vector"]
 
-    async def spoil() -> None:
-        while world.number("vector") != 2:
-            await trio.lowlevel.checkpoint()
-        looks.add(Fault(FaultKind.HANG, "observe"))
+    class Spoiling:
+        """Its looks hang from the moment on in which the write has landed."""
 
-    async with open_repair_engine(world.stores, config(job_timeout_seconds=2.0, store_call_timeout=50.0)) as engine:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(spoil)
-            result = await engine.execute_repair_job(job())
+        def __getattr__(self, name: str):
+            return getattr(looks, name)
+
+        async def write(self, writes):
+            answers = await looks.write(writes)
+            looks.add(Fault(FaultKind.HANG, "observe"))
+            return answers
+
+    stores = attrs.evolve(world.stores, vector=Spoiling())
+    async with open_repair_engine(stores, config(job_timeout_seconds=2.0, store_call_timeout=50.0)) as engine:
+        result = await engine.execute_repair_job(job())
         assert (Outcome.TIMED_OUT, State.APPLIED, ("vector",)) == (
             result.outcome,
             result.step("vector").state,
