@@ -635,7 +635,7 @@ async def test_what_is_remembered_of_failed_calls_is_bounded(autojump_clock):
     async with serve(world.faulty["text"]) as served:
         answers = await served.observe(*_ids(256))
         assert 1 == sum(isinstance(answer, StoreError) for answer in answers)
-        assert ["d0"] == list(served.batcher._suspects._company)
+        assert [(Operation.OBSERVE, "d0")] == list(served.batcher._suspects._company)
 
 
 async def test_a_call_whose_cancellation_is_swallowed_counts_as_answered(autojump_clock):

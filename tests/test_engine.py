@@ -7,6 +7,7 @@ import datetime as dt
 import itertools
 import logging
 import random
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from trio_repair import (
     DuplicateJob,
     EngineClosed,
+    EngineEvent,
     EventKind,
     RepairOutcome,
     RepairPhase,
@@ -33,7 +35,7 @@ from trio_repair._engine import RepairExecutionEngine
 from trio_repair._model import utc_now
 from trio_repair._ticket import Entry
 from trio_repair._verdict import Verdict
-from trio_repair.testing import Fault, FaultKind, RecordingInstrument, make_document
+from trio_repair.testing import Fault, FaultKind, RecordingInstrument, assert_trace, make_document
 
 Outcome, State = RepairOutcome, StepState
 SECRET = "MARKER text of a document"
@@ -1383,3 +1385,126 @@ def test_i9_every_accepted_job_gives_exactly_one_result(data: Any, _random: Any)
         assert (0, 0, True) == (engine.statistics().queued, engine.statistics().active, _balanced(engine))
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+# Instruments that act
+
+
+class Acting:
+    """An instrument that does something at certain events."""
+
+    def __init__(self, act: Callable[[EngineEvent], None]) -> None:
+        self.act = act
+
+    def on_event(self, event: EngineEvent) -> None:
+        self.act(event)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+async def test_i9_a_companion_may_be_cancelled_while_a_shared_repair_is_settled(autojump_clock, count: int):
+    """Too late: its repair has come to its end. Each job gets that result, and the instrument stays."""
+    world = World()
+    world.put_all()
+    answers: list[bool] = []
+
+    def act(event: EngineEvent) -> None:
+        if event.kind is EventKind.SETTLED and event.job is not None and event.job.id == "0":
+            answers.extend(engine.cancel(str(number)) for number in range(count))
+
+    recording = RecordingInstrument()
+    async with _opened(world, instruments=[Acting(act), recording]) as engine:
+        engine.pause()
+        handles = [engine.submit_nowait(job(id=str(number))) for number in range(count)]
+        engine.resume()
+        results = [await handle.wait() for handle in handles]
+        assert [False] * count == answers
+        assert {Outcome.ALREADY_CONSISTENT} == {result.outcome for result in results}
+        assert count == engine.statistics().outcomes[Outcome.ALREADY_CONSISTENT]
+    assert count == sum(event.kind is EventKind.SETTLED for event in recording.events)
+    assert_trace(recording.events)
+
+
+async def test_i9_a_companion_that_is_cancelled_while_a_repair_starts_is_not_told_to_start(autojump_clock):
+    """The events of one job are in order: nothing comes after its end."""
+    world = World()
+    world.put_all()
+
+    def act(event: EngineEvent) -> None:
+        if event.kind is EventKind.STARTED and event.job is not None and event.job.id == "1":
+            engine.cancel("2")
+
+    recording = RecordingInstrument()
+    async with _opened(world, instruments=[Acting(act), recording]) as engine:
+        engine.pause()
+        engine.submit_nowait(job(id="1"))
+        second = engine.submit_nowait(job(id="2"))
+        engine.resume()
+        assert Outcome.CANCELLED is (await second.wait()).outcome
+    told = [event.kind for event in recording.events if event.job is not None and event.job.id == "2"]
+    assert [EventKind.ACCEPTED, EventKind.SETTLED] == told
+    assert_trace(recording.events)
+
+
+async def test_a_job_that_is_cancelled_when_its_retry_is_told_does_not_wait_for_it(autojump_clock):
+    """It settles at once, with what its attempt came to."""
+    world = World()
+    world.drift()
+    world.faulty["vector"].add(Fault(FaultKind.UNAVAILABLE, "observe"))
+
+    def act(event: EngineEvent) -> None:
+        if event.kind is EventKind.RETRY:
+            assert engine.cancel("j")
+
+    async with _opened(world, instruments=[Acting(act)], backoff_base=30.0) as engine:
+        result = await engine.execute_repair_job(job(id="j", max_retries=3))
+        assert (1, 0.0) == (result.attempts, trio.current_time())
+        assert not result.success
+
+
+@pytest.mark.parametrize("who", ["job", "host"])
+@pytest.mark.parametrize("look", [1, 2, 3, 4])
+async def test_i16_cancelled_by_an_instrument_in_the_middle_of_a_step(autojump_clock, who: str, look: int):
+    """Whatever is told of a look may cancel the repair, or the application: siblings and the engine take no harm."""
+    world = World()
+    world.drift("d", "sibling")
+    looks = 0
+    app = trio.CancelScope()
+
+    def act(event: EngineEvent) -> None:
+        nonlocal looks
+        if event.kind is EventKind.OBSERVED and event.doc_id == "d":
+            looks += 1
+            if looks == look:
+                if who == "job":
+                    engine.cancel("j")
+                else:
+                    app.cancel()
+
+    with app:
+        async with _opened(world, instruments=[Acting(act)]) as engine:
+            handle = engine.submit_nowait(job(id="j"))
+            sibling = engine.submit_nowait(job("sibling", id="s"))
+            if who == "job":
+                assert Outcome.REPAIRED is (await sibling.wait()).outcome
+            await handle.wait()
+    assert app.cancelled_caught == (who == "host")
+    assert handle.result is not None
+    assert handle.result.outcome in (Outcome.CANCELLED, Outcome.REPAIRED)
+    for step in handle.result.receipt:
+        if step.state in (StepState.VERIFIED, StepState.CONSISTENT):
+            assert world.version(step.store) == step.after
+        if step.state is StepState.UNTOUCHED:
+            assert not step.before or world.version(step.store) == step.before
+
+
+@pytest.mark.parametrize("order", range(12))
+async def test_i8_a_read_back_that_comes_in_with_the_timeout_is_told(autojump_clock, order: int):
+    """An attempt is cut off in the moment of its read-back: if that counts, whoever judges the log has seen it."""
+    random.seed(order)
+    world = World({"vector": {"observe": 1.0}})
+    world.put("text")
+    recording = RecordingInstrument()
+    async with _opened(world, instruments=[recording]) as engine:
+        result = await engine.execute_repair_job(job(timeout=2.0))
+    assert result.outcome in (Outcome.REPAIRED, Outcome.TIMED_OUT)
+    assert_trace(recording.events)

@@ -190,3 +190,35 @@ async def test_nothing_is_kept_of_a_repair_that_is_over(autojump_clock):
 async def _answer_soon(gather: Gather) -> None:
     await trio.testing.wait_all_tasks_blocked()
     gather.one_answered()
+
+
+@pytest.mark.parametrize("over", [True, False])
+async def test_cancelled_from_within_a_step(autojump_clock, over: bool):
+    """Whoever is told of a step may cancel the repair: it is woken once, and Cancelled comes where it waits next."""
+    first, second = Gather(1), Gather(1)
+    scope = trio.CancelScope()
+    ended: list[str] = []
+
+    async def repair() -> str:
+        await first
+        scope.cancel()
+        if over:
+            return "over"
+        try:
+            await second
+        except trio.Cancelled:
+            ended.append("cancelled")
+            raise
+        return "gathered"
+
+    async def run() -> None:
+        with scope:
+            ended.append(await Steps(repair()).run())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        first.one_answered()
+        # Too late for a step: the cancellation was first.
+        second.one_answered()
+    assert ["over" if over else "cancelled"] == ended

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from engine_world import World, config, job
 
-from trio_repair import EventKind, RepairOutcome, StepState, open_repair_engine
+from trio_repair import EventKind, RepairOutcome, StepState, StoreError, open_repair_engine
 from trio_repair._store_call import Stretches
 from trio_repair.testing import Fault, FaultKind, RecordingInstrument
 
@@ -212,8 +214,8 @@ BUGS = [
     Bug(
         "answers of the wrong length are dealt out",
         "_requests:contract_problem",
-        "if len(answers) != len(requests):",
-        "if not answers:",
+        "return _contract_problem(operation, requests, answers)",
+        "return None",
     ),
 ]
 
@@ -233,3 +235,155 @@ async def test_control_without_its_watchdog_each_fails(autojump_clock, caplog, b
     with planted(bug), pytest.raises(BaseException) as caught:
         await test(autojump_clock, caplog, **more)
     assert not isinstance(caught.value, (KeyboardInterrupt, SystemExit))
+
+
+def _breaking(world: World, name: str, operation: str, answer: Any) -> Any:
+    """The stores of a world; one answers each call of an operation with what `answer` makes of the right answers."""
+    inner = getattr(world.stores, name)
+
+    class Breaking:
+        def __getattr__(self, attribute: str) -> Any:
+            method = getattr(inner, attribute)
+
+            async def call(arguments: Any) -> Any:
+                return answer(await method(arguments))
+
+            return call if attribute == operation else method
+
+    stores = world.stores
+    object.__setattr__(stores, name, Breaking())
+    return stores
+
+
+class Unreadable(list[Any]):
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+
+class Halfmade(StoreError):
+    def __init__(self) -> None:
+        pass
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+WRONG: dict[str, tuple[str, Any]] = {
+    "a status that is none": ("write", lambda found: [attrs.evolve(one, status="landed") for one in found]),
+    "no status": ("write", lambda found: [attrs.evolve(one, status=None) for one in found]),
+    "a word for an observation": ("write", lambda found: [attrs.evolve(one, observation="x") for one in found]),
+    "a word for an error": ("write", lambda found: [attrs.evolve(one, observation=None, error="x") for one in found]),
+    "a tuple for a version": ("observe", lambda found: [attrs.evolve(one, version=("v",)) for one in found]),
+    "a list for a token": ("observe", lambda found: [attrs.evolve(one, token=[1]) for one in found]),
+    "no token": ("observe", lambda found: [attrs.evolve(one, token=None) for one in found]),
+    "answers without a length": ("observe", Unreadable),
+    "an error without a problem": ("observe", lambda found: [Halfmade() for _ in found]),
+    "an error without a problem, raised": ("observe", lambda _found: _raise(Halfmade())),
+    "another library's cancellation": ("observe", lambda _found: _raise(asyncio.CancelledError())),
+    "a group of base exceptions": ("write", lambda _found: _raise(BaseExceptionGroup("x", [asyncio.CancelledError()]))),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_an_answer_of_the_wrong_type_is_named(autojump_clock, caplog, what: str):
+    """Whatever an adapter answers or raises: it is misbehaviour of that store, and the engine and its siblings live."""
+    world = World(cache=False)
+    world.drift("a", "b")
+    world.put_all("fine")
+    operation, answer = WRONG[what]
+    async with open_repair_engine(_breaking(world, "vector", operation, answer), config()) as engine:
+        async with engine.run([job(doc_id, id=doc_id, max_retries=0) for doc_id in "ab"]) as stream:
+            results = [result async for result in stream]
+        statistics = engine.statistics()
+    assert statistics.stores["vector"].misbehaved > 0
+    assert f"vector store: broke its contract: {operation}" in caplog.text
+    assert 2 == len(results)
+    for result in results:
+        assert result.success == (operation == "write"), result
+        assert result.success or "vector" in str(result.error)
+        for step in result.receipt:
+            if step.state in (StepState.VERIFIED, StepState.CONSISTENT):
+                assert world.version(step.store, result.doc_id) == step.after
+
+
+async def test_a_store_that_lacks_a_method_is_named(autojump_clock, caplog):
+    """An adapter that was never finished fails its own calls."""
+    world = World(cache=False)
+    world.drift()
+    inner = world.stores.vector
+
+    class Unfinished:
+        def __getattr__(self, attribute: str) -> Any:
+            if attribute == "write":
+                raise AttributeError(attribute)
+            return getattr(inner, attribute)
+
+    stores = world.stores
+    object.__setattr__(stores, "vector", Unfinished())
+    async with open_repair_engine(stores, config()) as engine:
+        result = await engine.execute_repair_job(job(max_retries=0))
+        assert engine.statistics().stores["vector"].misbehaved > 0
+    assert RepairOutcome.FAILED is result.outcome
+    assert "broke its contract: write raised AttributeError" in caplog.text
+
+
+async def test_a_preparation_that_never_ends_keeps_no_other_waiting(autojump_clock):
+    """An embedder that hangs on one text, and cannot be stopped: other documents are prepared beside it."""
+    world = World(cache=False)
+    world.drift("good", "poison")
+    inner = world.stores.vector
+
+    class Stuck:
+        def __getattr__(self, attribute: str) -> Any:
+            method = getattr(inner, attribute)
+
+            async def prepare(documents: Any) -> Any:
+                if any(document.doc_id == "poison" for document in documents):
+                    with trio.CancelScope(shield=True):
+                        await trio.sleep(1_000.0)
+                return await method(documents)
+
+            return prepare if attribute == "prepare" else method
+
+    stores = world.stores
+    object.__setattr__(stores, "vector", Stuck())
+    async with open_repair_engine(stores, config(store_call_timeout=1.0, unavailable_timeout=5.0)) as engine:
+        began = trio.current_time()
+        poison = engine.submit_nowait(job("poison", timeout=600.0, max_retries=3))
+        good = await engine.execute_repair_job(job("good", timeout=600.0, max_retries=3))
+        assert RepairOutcome.REPAIRED is good.outcome
+        assert trio.current_time() - began < 20.0
+        result = await poison.wait()
+        assert RepairOutcome.FAILED is result.outcome
+        assert "prepare" in str(result.error)
+
+
+async def test_when_too_many_preparations_hang_no_more_are_begun(autojump_clock):
+    """What waits for such an embedder is told so at once, and nothing piles up in it."""
+    world = World(cache=False)
+    ids = [f"d{index}" for index in range(12)]
+    world.drift(*ids)
+    under_way = 0
+
+    class Stuck:
+        def __getattr__(self, attribute: str) -> Any:
+            method = getattr(world.faulty["vector"], attribute)
+
+            async def prepare(documents: Any) -> Any:
+                nonlocal under_way
+                under_way += 1
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(500.0)
+                return await method(documents)
+
+            return prepare if attribute == "prepare" else method
+
+    stores = world.stores
+    object.__setattr__(stores, "vector", Stuck())
+    settings = config(store_call_timeout=1.0, unavailable_timeout=5.0, max_concurrent_jobs=1)
+    async with open_repair_engine(stores, settings) as engine:
+        async with engine.run([job(doc_id, id=doc_id, max_retries=0) for doc_id in ids]) as stream:
+            errors = [str(result.error) async for result in stream]
+    assert 8 == under_way
+    assert 4 == sum("8 calls of prepare were given up and never ended" in error for error in errors)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 import trio
@@ -18,10 +18,10 @@ from ._config import AutoRepairConfig
 from ._errors import CircuitOpen, StoreError, StoreMisbehaved, StoreUnavailable
 from ._events import EventKind
 from ._model import Document
-from ._requests import EFFECTS, Answer, Operation, Request, contract_problem
+from ._requests import EFFECTS, Answer, Operation, Request, contract_problem, is_whole
 from ._stepping import Gather
 from ._store_call import StoreCall, Stretches
-from ._suspects import Suspects
+from ._suspects import Question, Suspects
 from ._timetable import Timer, Timetable
 from ._views import Prepared, Removal, StoreTraits, Write, WriteAnswer, WriteStatus
 from ._waiting import WaitingRequests
@@ -31,6 +31,9 @@ logger = logging.getLogger("trio_repair")
 
 MIN_STOPPING: Final = 0.1
 """A call that was told to stop is allowed so many seconds at least, however short the grace period is."""
+
+MAX_STUCK_PREPARES: Final = 8
+"""So many preparations may be given up without ending before no more are begun."""
 
 Emit: TypeAlias = Callable[..., None]
 
@@ -84,8 +87,8 @@ class Batcher:
         self._calls: set[StoreCall] = set()
         self._busy = {True: 0, False: 0}
         """Calls under way: under True those that prepare, under False the others."""
-        self._given_up = 0
-        """Calls among the others that were given up and have not ended."""
+        self._given_up = {True: 0, False: 0}
+        """Calls among these that were given up and have not ended."""
         self._starting = 0
         self._starting_prepare = False
         self._suspect_calls = 0
@@ -133,9 +136,12 @@ class Batcher:
         if self._fail_fast and request.operation is not Operation.PREPARE and not self._may_probe():
             request.settle(CircuitOpen(self.name, "is unreachable", request.doc_id))
             return request
+        if request.operation is Operation.PREPARE and self._given_up[True] >= MAX_STUCK_PREPARES:
+            request.settle(self._cannot_prepare(request))
+            return request
         now = self._clock.current_time()
-        if self._suspects.any and self._suspects.is_guilty(request.doc_id, now):
-            problem = f"does not answer when asked about document {request.doc_id!r}; it is not asked again for a while"
+        if self._suspects.any and self._suspects.is_guilty(request.question, now):
+            problem = f"does not answer {request.operation.value} for this document; not asked again for a while"
             request.settle(StoreUnavailable(self.name, problem, request.doc_id))
             return request
         self._waiting.add(request, now)
@@ -152,7 +158,8 @@ class Batcher:
 
     def _pump(self) -> None:
         """Start calls while the store may be called and something is queued."""
-        if self._waiting.prepares and not self._starting_prepare and not self._busy[True]:
+        # Beside a preparation that was given up and does not end, the next one goes on.
+        if self._waiting.prepares and not self._starting_prepare and self._busy[True] == self._given_up[True]:
             self._starting_prepare = True
             self.nursery.start_soon(self._prepare_call)
         if self._waiting.for_store <= self._starting * self.traits.max_batch:
@@ -173,7 +180,7 @@ class Batcher:
             return 0
         free = self.traits.max_calls - self._busy[False]
         if self.breaker.state is BreakerState.HALF_OPEN:
-            free = min(free, 1 + self._given_up - self._busy[False])
+            free = min(free, 1 + self._given_up[False] - self._busy[False])
         return free - self._starting
 
     async def _prepare_call(self) -> None:
@@ -182,9 +189,9 @@ class Batcher:
 
     async def _store_call(self) -> None:
         self._starting -= 1
-        # Where a store may be called more than once at a time, documents that may hang it have one place among them;
+        # Where a store may be called more than once at a time, one place is kept free of documents that may hang it;
         # and whether it is back is better asked about another one.
-        apart = self._suspect_calls > 0 and self.traits.max_calls > 1
+        apart = 0 < self.traits.max_calls - 1 <= self._suspect_calls
         without_suspects = apart or self.breaker.state is BreakerState.HALF_OPEN
         operation = self._waiting.oldest(without_suspects=without_suspects)
         if operation is None and not apart:
@@ -202,7 +209,7 @@ class Batcher:
             self._pump()
             return
         preparing = operation is Operation.PREPARE
-        suspect = not preparing and len(requests) == 1 and self._suspects.may_hang(requests[0].doc_id)
+        suspect = not preparing and len(requests) == 1 and self._suspects.may_hang(requests[0].question)
         call = StoreCall(operation, requests, suspect=suspect)
         for request in requests:
             request.sent_again = request.was_sent
@@ -212,8 +219,41 @@ class Batcher:
         self._suspect_calls += suspect
         self._counts["calls"] += 1
         self._counts["documents"] += len(requests)
-        if operation in EFFECTS:
-            for request in requests:
+        answers: object = None
+        failure: BaseException | None = None
+        running = Stretches(self._ask, operation, [request.arguments for request in requests])
+        try:
+            self._sent(call)
+            with call.scope:
+                answers = await running
+                call.returned = True
+        except (trio.Cancelled, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseExceptionGroup as group:
+            if group.subgroup((trio.Cancelled, KeyboardInterrupt, SystemExit)) is not None:
+                raise
+            failure = group
+        except BaseException as error:  # noqa: ASYNC103 - Cancelled went on above
+            failure = error
+        finally:
+            if call.timer is not None:
+                self._timetable.cancel(call.timer)
+            self._calls.discard(call)
+            self._busy[preparing] -= 1
+            self._given_up[preparing] -= call.given_up
+            self._suspect_calls -= suspect and not call.given_up
+            if running.longest >= self._config.loop_block_seconds:
+                self._blocked_the_loop(operation, running.longest)
+            self._finish(call, answers, failure)
+            self._pump()
+
+    async def _ask(self, operation: Operation, arguments: list[Any]) -> object:
+        return await getattr(self.store, operation.value)(arguments)
+
+    def _sent(self, call: StoreCall) -> None:
+        """The call is about to be made."""
+        if call.operation in EFFECTS:
+            for request in call.requests:
                 self._emit(
                     EventKind.WRITE_SENT,
                     doc_id=request.doc_id,
@@ -227,45 +267,26 @@ class Batcher:
             self._watch_stopping(call, self._grace_ends)
         # What else is queued may go out beside this call.
         self._pump()
-        answers: Sequence[Answer] | None = None
-        failure: Exception | None = None
-        running = Stretches(getattr(self.store, operation.value), [request.arguments for request in requests])
-        try:
-            with call.scope:
-                answers = await running
-                call.returned = True
-        except Exception as error:
-            failure = error
-        finally:
-            self._timetable.cancel(call.timer)
-            self._calls.discard(call)
-            self._busy[preparing] -= 1
-            self._given_up -= call.given_up and not preparing
-            self._suspect_calls -= suspect and not call.given_up
-            if running.longest >= self._config.loop_block_seconds:
-                self._blocked_the_loop(operation, running.longest)
-            self._finish(call, answers, failure)
-            self._pump()
 
     # Answering
 
-    def _finish(self, call: StoreCall, answers: Sequence[Answer] | None, failure: Exception | None) -> None:
+    def _finish(self, call: StoreCall, answers: object, failure: BaseException | None) -> None:
         # Before anybody is answered, and takes the next step at once.
         for request in call.requests:
             request.ended = True
         if call.returned:
             problem = contract_problem(call.operation, call.requests, answers)
-            if problem is None and answers is not None:
-                self._answered(call, answers)
+            if problem is None:
+                self._answered(call, cast("Sequence[Answer]", answers))
             else:
-                self._misbehaved(call, str(problem))
+                self._misbehaved(call, problem)
         elif failure is None:
             if not call.given_up:
                 self._counts["abandoned"] += 1
                 logger.warning("%s store: %s did not end within the grace period", self.name, call.operation.value)
                 self._emit(EventKind.CALL_OVERDUE, store=self.name, detail=call.operation.value)
             self._fail(call, StoreUnavailable(self.name, "the call was given up"), given_up=True)
-        elif isinstance(failure, StoreError):
+        elif isinstance(failure, StoreError) and is_whole(failure):
             self._failed(call, failure)
         else:
             problem = f"{call.operation.value} raised {type(failure).__name__}"
@@ -280,7 +301,7 @@ class Batcher:
         suspects = self._suspects
         for request, answer in zip(call.requests, answers, strict=True):
             if suspects.any:
-                suspects.answered(request.doc_id)
+                suspects.answered(request.question)
             self._tell(request, answer)
 
     def _failed(self, call: StoreCall, error: StoreError) -> None:
@@ -290,13 +311,13 @@ class Batcher:
         if len(call.requests) > 1 and not unavailable:
             self._send_again_in_smaller_company(call)
             return
-        self._suspects.failed(self._ids(call), max(1, len(call.requests) // 2))
+        self._suspects.failed(self._questions(call), max(1, len(call.requests) // 2))
         if unavailable and call.operation is not Operation.PREPARE and self.breaker.failed():
             self._opened()
         for request in call.requests:
             self._tell(request, error)
 
-    def _misbehaved(self, call: StoreCall, problem: str, cause: Exception | None = None) -> None:
+    def _misbehaved(self, call: StoreCall, problem: str, cause: BaseException | None = None) -> None:
         """The adapter broke its contract: what it did to each document is not known."""
         self._counts["misbehaved"] += 1
         logger.error("%s store: broke its contract: %s", self.name, problem)
@@ -304,7 +325,7 @@ class Batcher:
         if len(call.requests) > 1:
             self._send_again_in_smaller_company(call)
             return
-        self._suspects.failed(self._ids(call), 1)
+        self._suspects.failed(self._questions(call), 1)
         error = StoreMisbehaved(self.name, problem, call.requests[0].doc_id)
         error.__cause__ = cause
         self._fail(call, error, given_up=False)
@@ -313,7 +334,7 @@ class Batcher:
         """End a call whose effect is not known."""
         if given_up:
             # It took the whole `store_call_timeout`: one document that hangs is not looked for by halving.
-            self._suspects.hung(self._ids(call))
+            self._suspects.hung(self._questions(call))
         for request in call.requests:
             effect = call.operation in EFFECTS
             self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
@@ -331,8 +352,8 @@ class Batcher:
         request.settle(answer)
 
     @staticmethod
-    def _ids(call: StoreCall) -> list[str]:
-        return [request.doc_id for request in call.requests]
+    def _questions(call: StoreCall) -> list[Question]:
+        return [request.question for request in call.requests]
 
     def _send_again_in_smaller_company(self, call: StoreCall) -> None:
         """Bisect, so that one poison document fails alone. A write that did land is then refused by its fence."""
@@ -352,14 +373,14 @@ class Batcher:
     def _give_up(self, call: StoreCall) -> None:
         """The call is overdue: answer its requests, stop calling the store, and tell the call to end."""
         call.given_up = True
-        self._given_up += call.operation is not Operation.PREPARE
+        preparing = call.operation is Operation.PREPARE
+        self._given_up[preparing] += 1
         self._counts["abandoned"] += 1
         seconds = self._config.store_call_timeout
         logger.warning("%s store: %s did not answer within %g s", self.name, call.operation.value, seconds)
         self._emit(EventKind.CALL_OVERDUE, store=self.name, detail=call.operation.value)
         error = StoreUnavailable(self.name, f"{call.operation.value} did not answer within {seconds:g} s")
-        preparing = call.operation is Operation.PREPARE
-        alone = call.requests[0].doc_id if len(call.requests) == 1 else None
+        alone = call.requests[0].question if len(call.requests) == 1 else None
         if (
             alone is not None
             and self._suspects.may_hang(alone)
@@ -373,7 +394,15 @@ class Batcher:
         self._fail(call, error, given_up=True)
         call.scope.cancel()
         self._watch_stopping(call, trio.current_time())
+        if self._given_up[True] >= MAX_STUCK_PREPARES:
+            for request in self._waiting.clear_prepares():
+                request.settle(self._cannot_prepare(request))
+                request.end()
         self._pump()
+
+    def _cannot_prepare(self, request: Request) -> StoreUnavailable:
+        problem = f"{self._given_up[True]} calls of prepare were given up and never ended; look at its embedder"
+        return StoreUnavailable(self.name, problem, request.doc_id)
 
     def _watch_stopping(self, call: StoreCall, told_at: float) -> None:
         """The call was told to stop, or will be at `told_at`; take its time."""

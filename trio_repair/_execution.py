@@ -128,7 +128,7 @@ class Repairer:
         """The verdict on a repair whose critical stores were read back equal."""
         return Verdict(RepairOutcome.REPAIRED if progress.updated_systems() else RepairOutcome.ALREADY_CONSISTENT)
 
-    def take_in_read_back(self, progress: Progress) -> None:
+    def take_in_read_back(self, doc_id: str, progress: Progress) -> None:
         """The attempt was cut off while it waited for the read-back: what came in by then counts all the same."""
         if progress.phase is not RepairPhase.VERIFY:
             return
@@ -142,6 +142,7 @@ class Repairer:
         for name, view in views.items():
             progress.stores[name].saw(view)
             progress.stores[name].confirm(progress.version)
+            self._tell_seen(doc_id, name, view)
         progress.verified = True
 
     def _settle_first(self, doc_id: str, plan: RepairPlan, progress: Progress) -> Verdict:

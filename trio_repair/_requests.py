@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from ._errors import StoreError
-from ._model import DocumentVersion
+from ._model import Document, DocumentVersion
 from ._stepping import Gather
-from ._views import Observation, Prepared, StoredDocument, WriteAnswer, WriteStatus
+from ._views import Observation, Prepared, Presence, StoredDocument, WriteAnswer, WriteStatus
 
 Answer: TypeAlias = Observation | StoredDocument | Prepared | WriteAnswer | StoreError
 
@@ -86,6 +86,11 @@ class Request:
         self.on_ended: Callable[[], None] | None = None
 
     @property
+    def question(self) -> tuple[Operation, str]:
+        """What is asked of which document."""
+        return self.operation, self.doc_id
+
+    @property
     def removes(self) -> bool:
         """True if it takes the document's rows away."""
         return self.operation is Operation.REMOVE
@@ -147,18 +152,61 @@ class Request:
 
 
 def contract_problem(operation: Operation, requests: Sequence[Request], answers: object) -> str | None:
-    """What is wrong with the shape of a store's answers; None if it is as the contract says."""
+    """What is wrong with a store's answers; None if they are what the contract says, down to the types of fields."""
+    try:
+        return _contract_problem(operation, requests, answers)
+    except Exception as error:  # an adapter's own class may raise anything when it is looked at
+        return f"{operation.value} answered with what cannot be read ({type(error).__name__})"
+
+
+def _contract_problem(operation: Operation, requests: Sequence[Request], answers: object) -> str | None:
     if not isinstance(answers, Sequence):
         return f"{operation.value} answered with {type(answers).__name__}, not a sequence"
     if len(answers) != len(requests):
         return f"{operation.value} answered {len(answers)} of {len(requests)} documents"
     wanted = _ANSWER_TYPES[operation]
     for request, answer in zip(requests, answers, strict=True):
-        if type(answer) is Observation is wanted or type(answer) is WriteAnswer is wanted:
+        if isinstance(answer, StoreError):
+            if not is_whole(answer):
+                return f"{operation.value} answered with a {type(answer).__name__} that was not made by its constructor"
             continue
-        if not isinstance(answer, wanted) and not isinstance(answer, StoreError):
+        if not isinstance(answer, wanted):
             return f"{operation.value} answered with {type(answer).__name__}"
+        if not _FIELDS_FIT[wanted](answer):
+            return f"{operation.value} answered with {wanted.__name__} whose fields have wrong types"
         document = answer.document if isinstance(answer, (StoredDocument, Prepared)) else None
         if document is not None and document.doc_id != request.doc_id:
             return f"{operation.value} answered for document {document.doc_id!r}, asked for another"
     return None
+
+
+def is_whole(error: StoreError) -> bool:
+    """Whether an error can be told: a subclass may have forgotten to call its base class."""
+    return isinstance(getattr(error, "problem", None), str)
+
+
+def _observation_fits(view: Any) -> bool:
+    version = view.version
+    return (
+        type(view) is Observation
+        and isinstance(view.token, str)
+        and isinstance(view.presence, Presence)
+        and (version is None or isinstance(version, DocumentVersion))
+    )
+
+
+def _verdict_fits(answer: Any) -> bool:
+    if not isinstance(answer.status, WriteStatus):
+        return False
+    held = answer.observation
+    if held is None:
+        return answer.error is None or (isinstance(answer.error, StoreError) and is_whole(answer.error))
+    return _observation_fits(held) and (answer.error is None or isinstance(answer.error, StoreError))
+
+
+_FIELDS_FIT: Final[dict[type, Callable[[Any], bool]]] = {
+    Observation: _observation_fits,
+    StoredDocument: lambda answer: isinstance(answer.token, str) and isinstance(answer.document, Document | None),
+    Prepared: lambda answer: isinstance(answer.document, Document),
+    WriteAnswer: _verdict_fits,
+}

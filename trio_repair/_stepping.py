@@ -43,12 +43,15 @@ class Gather:
 class Steps(Generic[T]):
     """Runs a coroutine that awaits nothing but gathers."""
 
-    __slots__ = ("_coroutine", "_error", "_over", "_task", "_value", "_waits_for")
+    __slots__ = ("_cancelled", "_coroutine", "_error", "_over", "_task", "_value", "_waits_for")
 
     def __init__(self, coroutine: Coroutine[Gather, None, T]) -> None:
         self._coroutine = coroutine
         self._waits_for: Gather | None = None
         self._task: trio.lowlevel.Task | None = None
+        """The task that sleeps, and that nothing has woken yet."""
+        self._cancelled = False
+        """It was woken by a cancellation, which it has still to bring. No step is taken until then."""
         self._over = False
         self._value: T
         self._error: BaseException | None = None
@@ -66,7 +69,10 @@ class Steps(Generic[T]):
             try:
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
             except BaseException as error:  # noqa: ASYNC103 - raised where the coroutine waits, and from there
-                self._step(error)
+                self._cancelled = False
+                # Cancelled in the middle of its last step, it is over: the cancellation comes at the next checkpoint.
+                if not self._over:
+                    self._step(error)
             finally:
                 self._task = None
         if self._error is not None:
@@ -93,9 +99,13 @@ class Steps(Generic[T]):
             self._error, self._over = failure, True
         else:
             self._waits_for = gather
-            gather.wake(self)
+            if not self._cancelled:
+                gather.wake(self)
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        # Perhaps from within a step, by an instrument or by whoever shares the engine's nursery.
+        self._task = None
+        self._cancelled = True
         if self._waits_for is not None:
             self._waits_for.wake(None)
         return trio.lowlevel.Abort.SUCCEEDED

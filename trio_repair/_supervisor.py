@@ -122,9 +122,9 @@ class Supervisor:
         return ticket
 
     def withdraw(self, ticket: Ticket) -> bool:
-        if ticket.result is not None:
-            return False
         entry = ticket.entry
+        if ticket.result is not None or entry.over:
+            return False
         verdict = Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)
         if self.queue.holds(entry):
             self.queue.discard(ticket)
@@ -172,6 +172,8 @@ class Supervisor:
     def _tell_started(self, entry: Entry, now: float) -> None:
         limit, attempt, timeout = self.limits.max_concurrent_jobs, entry.attempt, entry.timeout_at - now
         for ticket in tuple(entry.tickets):
+            if ticket.result is not None:
+                continue  # an instrument that was told of another one has withdrawn it
             self._emit(
                 EventKind.STARTED,
                 doc_id=entry.doc_id,
@@ -211,6 +213,8 @@ class Supervisor:
         self.active.remove(entry)
         if entry.progress is not None:
             entry.progress.withdraw()
+            if verdict is None:
+                self.repairer.take_in_read_back(entry.doc_id, entry.progress)
         self._emit(EventKind.ENDED, doc_id=entry.doc_id, attempt=entry.attempt)
         if verdict is None:
             verdict = self._verdict_without_one(entry, failure, timed_out=timed_out)
@@ -229,6 +233,7 @@ class Supervisor:
                 # It was to go on after a wait, and nothing but a cancellation keeps it from that.
                 verdict = Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)
             self.queue.finish(entry)
+            entry.over = True
             tickets, entry.tickets = entry.tickets, []
             for ticket in tickets:
                 self._settle(ticket, verdict)
@@ -250,8 +255,6 @@ class Supervisor:
             # Where, not what: its message may hold document text.
             where = "".join(traceback.format_tb(failure.__traceback__)).rstrip()
             logger.error("repair of %r raised %s\n%s", entry.doc_id, _names(failure), where)
-        if progress is not None:
-            self.repairer.take_in_read_back(progress)
         if progress is not None and progress.verified:
             # The critical stores were read back equal; what was cut off is the cache's part.
             step = progress.stores.get("cache")
@@ -296,7 +299,8 @@ class Supervisor:
         entry.retries += 1
         self.retries += 1
         self._emit(EventKind.RETRY, doc_id=entry.doc_id, job=job, detail=verdict.error)
-        return delay
+        # An instrument may have withdrawn the job just now.
+        return None if entry.cancelled or not entry.tickets else delay
 
     def _back_off_over(self, entry: Entry) -> None:
         self.queue.make_ready(entry)

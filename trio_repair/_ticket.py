@@ -74,6 +74,7 @@ class Entry:
         "first_started_at",
         "key",
         "mission",
+        "over",
         "overdue",
         "progress",
         "ready_at",
@@ -111,6 +112,8 @@ class Entry:
         self.running_seconds = 0.0
         self.cancelled = False
         """Nobody waits for it any more: its end is CANCELLED, not TIMED_OUT."""
+        self.over = False
+        """Its verdict is known, and its tickets are being settled."""
         self.overdue = False
         """It was told to stop and has not."""
 

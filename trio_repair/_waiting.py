@@ -51,7 +51,7 @@ class WaitingRequests:
         order = 0
         for queue in self._for_store:
             for request in queue:
-                if without_suspects and self._suspects.may_hang(request.doc_id):
+                if without_suspects and self._suspects.may_hang(request.question):
                     continue
                 if oldest is None or request.order < order:
                     oldest, order = request.operation, request.order
@@ -75,8 +75,8 @@ class WaitingRequests:
             if request.company is not None or suspects is not None:
                 own_limit = limit if request.company is None else request.company
                 if suspects is not None:
-                    own_limit = suspects.company(doc_id, own_limit)
-                    if without_suspects and suspects.may_hang(doc_id):
+                    own_limit = suspects.company(request.question, own_limit)
+                    if without_suspects and suspects.may_hang(request.question):
                         own_limit = 0
                 if len(batch) >= own_limit or doc_id in seen:
                     held_back.append(request)
@@ -108,6 +108,14 @@ class WaitingRequests:
                 self.for_store -= 1
                 if not request.withdrawn:
                     yield request
+
+    def clear_prepares(self) -> Iterator[Request]:
+        """Take out those that only prepare, but withdrawn ones."""
+        while self.prepares:
+            request = self.prepares.popleft()
+            request.queued = False
+            if not request.withdrawn:
+                yield request
 
     def clear(self) -> Iterator[Request]:
         """Take out all."""

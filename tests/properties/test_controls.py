@@ -186,7 +186,7 @@ BUGS: list[tuple[str, Bug]] = [
         "i14",
         Bug(
             "a call is given up late",
-            f"{_BATCHER}._make_call",
+            f"{_BATCHER}._sent",
             "trio.current_time() + self._config.store_call_timeout",
             "trio.current_time() + 20 * self._config.store_call_timeout",
         ),
