@@ -44,7 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_telling": ("test_telling",),
     "_verdict": ("test_verdict",),
     "_streaming": ("test_streaming",),
-    "_batching": ("test_batching", "test_batching_words", "test_watchdogs"),
+    "_batching": ("test_batching", "test_batching_calls", "test_batching_words", "test_watchdogs"),
     "_cache_repair": ("test_execution", "test_execution_words"),
     "_execution": ("test_execution", "test_execution_words"),
 }

@@ -11,7 +11,7 @@ from engine_world import Stubborn, World, answered
 from test_batching import Served, serve
 
 from trio_repair import CircuitOpen, EventKind, StoreUnavailable, WriteAnswer, WriteStatus
-from trio_repair._requests import Request
+from trio_repair._requests import Operation, Request
 from trio_repair._stepping import Gather
 from trio_repair.testing import Fault, FaultKind, make_document
 
@@ -56,6 +56,7 @@ async def test_a_write_and_a_removal(autojump_clock, caplog):
             (request.removes, request.refused) for request in (written, stale, gone)
         ]
         assert None is world.number("text", "d")
+        assert [True] * 3 == [request.ended for request in (written, stale, gone)]
         version = prepared.document.version
         common = {"doc_id": "d", "store": "text"}
         told = [
@@ -202,6 +203,7 @@ async def test_a_write_that_was_sent_and_then_waits_in_vain_to_be_sent_again(aut
         )
         assert isinstance(second.error, CircuitOpen)
         assert (True, True) == (requests[1].ended, requests[1].verdict_unknown)
+        assert [True, False] == [request.sent_again for request in requests]
 
 
 async def test_a_document_that_hangs_its_store(autojump_clock):
@@ -214,7 +216,7 @@ async def test_a_document_that_hangs_its_store(autojump_clock):
         await served.observe("other")
         await served.observe("d")
         convicted = trio.current_time()
-        problem = "does not answer when asked about document 'd'; it is not asked again for a while"
+        problem = "does not answer observe for this document; not asked again for a while"
         (answer,) = await served.observe("d")
         assert (StoreUnavailable, f"text store, document 'd': {problem}") == (type(answer), str(answer))
         assert "closed" == served.batcher.statistics().breaker
@@ -234,6 +236,7 @@ async def test_a_call_that_will_not_stop(autojump_clock, caplog, grace: float, n
     text = Stubborn(world.faulty["text"], "observe")
     async with serve(text, store_call_timeout=1.0, grace=grace, breaker_reset=50.0) as served:
         await served.observe("d")
+        assert served.batcher._suspects.may_hang((Operation.OBSERVE, "d"))
         await trio.sleep(named_after - 0.01)
         assert 0 == served.batcher.statistics().overstayed
         await trio.sleep(0.02)
@@ -263,58 +266,3 @@ async def test_calls_that_block_the_loop(autojump_clock, caplog):
         assert level == "ERROR"
         assert message.startswith("text store: observe blocked the event loop for 0.")
         assert message.endswith(" s; run it in a thread")
-
-
-class Sized:
-    """Notes how many documents each look names."""
-
-    def __init__(self, inner: Any) -> None:
-        self.traits = inner.traits
-        self.inner = inner
-        self.sizes: list[int] = []
-
-    async def observe(self, doc_ids: Any) -> Any:
-        self.sizes.append(len(doc_ids))
-        return await self.inner.observe(doc_ids)
-
-
-async def test_after_a_failure_as_a_whole_half_as_many_travel_together(autojump_clock):
-    """Nine fail together: four at a time are tried next. One that failed alone goes on alone, until it is answered."""
-    world = World()
-    store = Sized(world.faulty["text"])
-    world.faulty["text"].add(Fault(FaultKind.UNAVAILABLE, "observe", times=2))
-    async with serve(store) as served:
-        names = [f"d{index}" for index in range(9)]
-        await served.observe(*names)
-        await served.observe("single")
-        await served.observe(*names)
-        await served.observe("single", "x", "y")
-        await served.observe(*names)
-    assert [9, 1, 4, 4, 1, 1, 2, 9] == store.sizes
-
-
-async def test_after_a_broken_call_it_is_halved(autojump_clock):
-    """Of five, two travel together next; while they wait they are neither answered nor over."""
-    world = World({"text": {"observe": 1.0}}, max_calls=1)
-    store = Sized(world.faulty["text"])
-    world.faulty["text"].add(Fault(FaultKind.WRONG_LENGTH, "observe", times=1))
-    async with serve(store) as served:
-        gather = Gather(5)
-        requests = [served.batcher.observe(f"d{index}", gather) for index in range(5)]
-        await trio.sleep(1.5)
-        assert [(None, False)] * 5 == [(request.answer, request.ended) for request in requests]
-        await answered(gather)
-    assert [5, 2, 2, 1] == store.sizes
-
-
-async def test_a_document_that_breaks_calls_is_not_one_that_hangs_them(autojump_clock):
-    """It travels alone, and the store may be asked about others beside it, and about it again."""
-    world = World()
-    store = Sized(world.faulty["text"])
-    world.faulty["text"].add(Fault(FaultKind.DRIVER_ERROR, "observe", times=1))
-    async with serve(store) as served:
-        await served.observe("d")
-        assert not served.batcher._suspects.may_hang("d")
-        await served.observe("d", "e")
-        await served.observe("d", "e")
-    assert [1, 1, 1, 2] == store.sizes
