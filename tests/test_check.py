@@ -29,7 +29,7 @@ from trio_repair._errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from trio_repair._merge import Sieve, StoreReader
+from trio_repair._merge import StoreReader
 from trio_repair._model import Document, DocumentVersion, SyncStrategy
 from trio_repair._views import EmbeddingIdentity, Observation, Presence, StoreTraits
 from trio_repair.abc import ScanPage, Stores
@@ -306,34 +306,41 @@ def test_check_finds_what_diagnose_finds(
     in_virtual_time(run)
 
 
-def sieve_errors(traits: Mapping[str, StoreTraits] = TRAITS) -> int:
-    """How many divergent small states the sieve lets pass as plainly equal."""
-    wrong = 0
-    for views in all_states():
-        held = {name: view for name, view in views.items() if view.presence is not Presence.ABSENT}
-        window = {name: {"doc": held[name]} if name in held else {} for name in views}
-        suspected = bool(held) and any(True for _ in Sieve(traits).suspects(window))
-        wrong += diagnose("doc", views, traits) is not None and not suspected
-    return wrong
+def compared(views: Mapping[str, Observation], traits: Mapping[str, StoreTraits]) -> list[tuple[str, str | None]]:
+    """What the comparison of a window with one document suspects."""
+    slices = {}
+    for name, view in views.items():
+        page = _merge._Listed([] if view.presence is Presence.ABSENT else [("doc", view)], traits[name])
+        slices[name] = _merge.Slice(StoreReader(name, MemoryStore(name), 3.0), page, page.ids, page.summaries)
+    return _merge.Window(slices, "doc").compare()[1]
 
 
-def test_the_sieve_stops_all_that_is_divergent(monkeypatch: pytest.MonkeyPatch) -> None:
+def errors_of_the_comparison(traits: Mapping[str, StoreTraits] = TRAITS) -> int:
+    """How many divergent small states the comparison of summaries lets pass as plainly equal."""
+    return sum(
+        diagnose("doc", views, traits) is not None and not compared(views, traits)
+        for views in all_states()
+        if any(view.presence is not Presence.ABSENT for view in views.values())
+    )
+
+
+def test_comparing_summaries_stops_all_that_is_divergent(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the fast comparison lets through, diagnose calls consistent. Control: one that only looks at numbers."""
-    assert 0 == sieve_errors()
+    assert 0 == errors_of_the_comparison()
     for name in TRAITS:
-        assert 0 == sieve_errors({**TRAITS, name: attrs.evolve(TRAITS[name], embedding=OTHER_MODEL)})
+        assert 0 == errors_of_the_comparison({**TRAITS, name: attrs.evolve(TRAITS[name], embedding=OTHER_MODEL)})
 
-    monkeypatch.setattr(_merge, "_same", lambda one, other: one.version.number == other.version.number)
-    assert 0 < sieve_errors()
+    monkeypatch.setattr(_merge, "summarize", lambda view, traits: str(view.version.number))
+    assert 0 < errors_of_the_comparison()
 
 
-def test_the_sieve_passes_plainly_equal_documents() -> None:
+def test_comparing_summaries_passes_plainly_equal_documents() -> None:
     """The fast path is taken: copies that agree need no diagnosis, whether cached or not."""
-    for cache in (None, "-", "L1a"):
-        window = {"text": {"d": see("text", "L1a")}, "vector": {"d": see("vector", "L1a")}}
-        if cache is not None:
-            window["cache"] = {} if cache == "-" else {"d": see("cache", cache)}
-        assert [] == list(Sieve(TRAITS).suspects(window))
+    for cache in ("-", "L1a"):
+        views = {"text": see("text", "L1a"), "vector": see("vector", "L1a"), "cache": see("cache", cache)}
+        assert [] == compared(views, TRAITS)
+        del views["cache"]
+        assert [] == compared(views, TRAITS)
 
 
 # Live writers.

@@ -17,7 +17,7 @@ PACKAGE = Path(trio_repair.__file__).parent
 LAYERS: dict[int, set[str]] = {
     0: {"_model", "_views", "_events", "_errors", "_config"},
     1: {"abc"},
-    2: {"_divergence", "_plan", "_planning", "_backoff", "_clock"},
+    2: {"_divergence", "_summary", "_plan", "_planning", "_backoff", "_clock"},
     3: {
         "_timetable",
         "_breaker",

@@ -12,7 +12,7 @@ Layers, each importing only downward:
 
     0  model        _model _views _events _errors _config
     1  seams        abc
-    2  decisions    _divergence _plan _planning _backoff _clock         pure, synchronous, without Trio
+    2  decisions    _divergence _summary _plan _planning _backoff _clock         pure, synchronous, without Trio
     3  mechanisms   _timetable _breaker _suspects _stepping _requests _waiting _store_call _batching
                     _progress _ticket _queue _active _limits _verdict _telling _execution _cache_repair _streaming
     4  engine       _engine _supervisor _check _merge
@@ -57,6 +57,7 @@ from ._model import (
 )
 from ._planning import CacheStep, PlanAction, PlannedWrite, Policy, RepairPlan, plan_repair, plan_resolution
 from ._streaming import PlannedJob, ResultStream
+from ._summary import summarize
 from ._views import (
     AbsentMeans,
     EmbeddingIdentity,
@@ -142,4 +143,5 @@ __all__ = [
     "open_repair_engine",
     "plan_repair",
     "plan_resolution",
+    "summarize",
 ]

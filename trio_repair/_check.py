@@ -15,7 +15,7 @@ import trio
 from ._config import AutoRepairConfig
 from ._divergence import CRITICAL_STORES, Divergence, DivergenceKind, diagnose
 from ._errors import MassChangeRefused, TrioRepairError
-from ._merge import Sieve, StoreReader, Window, merge_scans, report_failures
+from ._merge import StoreReader, Window, merge_scans, report_failures
 from ._model import SyncStrategy, check_doc_id
 from ._planning import CacheStep, PlanAction, Policy, plan_repair
 from ._views import Observation, Presence
@@ -80,7 +80,6 @@ class Checking:
         self._readers = [StoreReader(name, store, config.store_call_timeout) for name, store in by_name.items()]
         self._traits = {name: store.traits for name, store in by_name.items()}
         self._batch = min(traits.max_batch for traits in self._traits.values())
-        self._sieve = Sieve(self._traits)
         self._send, self._receive = trio.open_memory_channel[Divergence](_DELIVERIES)
 
         self._documents = 0
@@ -158,10 +157,13 @@ class Checking:
             self._scanned = True
             self._news.set()
 
-    async def _suspect(self, window: Window, bound: str) -> None:
+    async def _suspect(self, window: Window) -> None:
         """Note the documents of one window that may diverge."""
         before = self._scanned_to
-        for doc_id, previous, views in self._sieve.suspects(window):
+        documents, suspects = window.compare()
+        looked = await window.look([doc_id for doc_id, _ in suspects])
+        for doc_id, previous in suspects:
+            views = looked[doc_id]
             if diagnose(doc_id, views, self._traits) is None:
                 continue
             try:
@@ -172,8 +174,8 @@ class Checking:
             state = tuple(_state(views[reader.role]) for reader in self._readers)
             self._suspects.append(_Suspect(doc_id, state, seen=trio.current_time()))
             self._news.set()
-        self._documents += len(set().union(*window.values()))
-        self._scanned_to = bound
+        self._documents += documents
+        self._scanned_to = window.bound
 
     async def _confirm(self) -> None:
         """Give suspects their further looks, until none is left and none can come."""
@@ -344,12 +346,12 @@ async def count_changes(
     """
     config = AutoRepairConfig() if config is None else config
     policy = Policy.of(stores, config)
-    sieve = Sieve(policy.traits)
     counts: Counter[str] = Counter()
 
-    async def count(window: Window, _bound: str) -> None:
-        counts["documents"] += len(set().union(*window.values()))
-        for doc_id, _, views in sieve.suspects(window):
+    async def count(window: Window) -> None:
+        documents, suspects = window.compare()
+        counts["documents"] += documents
+        for doc_id, views in (await window.look([doc_id for doc_id, _ in suspects])).items():
             if diagnose(doc_id, views, policy.traits) is None:
                 continue
             plan = plan_repair(doc_id, views, strategy, policy, now=now())

@@ -8,24 +8,22 @@ from __future__ import annotations
 import math
 import operator
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Final, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
 
 from ._errors import CheckIncomplete, StoreError, StoreMisbehaved, StoreUnavailable
+from ._summary import ODD, summarize
 from ._views import Observation, Presence, StoreTraits
-from .abc import ScanPage, Store
+from .abc import ScanPage, Store, SummarizingStore, SummaryPage
 
-Window: TypeAlias = Mapping[str, Mapping[str, Observation]]
-"""For each store, what it holds of the documents of one range of ids. No document is in two windows."""
+_A = TypeVar("_A")
 
 ABSENT: Final = Observation(presence=Presence.ABSENT, token="")
 """What a scan says of a document by passing over it. The token is none of a store's, so it fences nothing."""
-
-_END: Final[ScanPage] = ()
 
 
 class StoreFailed(Exception):
@@ -55,16 +53,29 @@ class StoreReader:
         Raises:
             StoreFailed: the call failed, took too long, or gave too few or too many answers.
         """
-        answers: Sequence[Observation | StoreError] = ()
+        return await self._answers(self.store.observe, doc_ids)
+
+    async def look(self, page: SummaryPage, doc_ids: Sequence[str]) -> Sequence[Observation]:
+        """Look at documents of a page, in the snapshot that it is of.
+
+        Raises:
+            StoreFailed: the call failed, took too long, or gave too few or too many answers.
+        """
+        return await self._answers(page.look, doc_ids)
+
+    async def _answers(
+        self, call: Callable[[Sequence[str]], Awaitable[Sequence[_A]]], doc_ids: Sequence[str]
+    ) -> Sequence[_A]:
+        answers: Sequence[_A] = ()
         async with self._gate:
             with self._translated(), trio.move_on_after(self.timeout) as scope:
-                answers = await self.store.observe(doc_ids)
+                answers = await call(doc_ids)
         self._check_in_time(scope)
         if len(answers) != len(doc_ids):
-            raise self._misbehaved(f"observe gave {len(answers)} answers for {len(doc_ids)} documents")
+            raise self._misbehaved(f"a look gave {len(answers)} answers for {len(doc_ids)} documents")
         return answers
 
-    async def pump(self, after: str | None, pages: trio.MemorySendChannel[ScanPage]) -> None:
+    async def pump(self, after: str | None, pages: trio.MemorySendChannel[SummaryPage], finished: trio.Event) -> None:
         """Scan the store into `pages`, with an empty page at the end.
 
         The channel is left open: a scan that fails must not look like one that has come to its end.
@@ -77,19 +88,27 @@ class StoreReader:
         with self._translated(), trio.CancelScope() as scope:
             async with AsyncExitStack() as stack:
                 async with self._timed_call(scope):
-                    scan = aiter(await stack.enter_async_context(self.store.open_scan(after)))
+                    store = self.store
+                    summarizing = isinstance(store, SummarizingStore)
+                    opened: AbstractAsyncContextManager[AsyncIterator[Any]] = (
+                        store.open_summaries(after) if isinstance(store, SummarizingStore) else store.open_scan(after)
+                    )
+                    scan = aiter(await stack.enter_async_context(opened))
                 last = after
                 while True:
                     async with self._timed_call(scope):
                         page = await anext(scan, None)
                     if page is None:
                         break
-                    if page:
-                        last = self._check_order(page, last)
+                    page = page if summarizing else _Listed(page, store.traits)
+                    if page.ids:
+                        last = self._check_order(page.ids, last)
                         await pages.send(page)
+                await pages.send(_Listed((), store.traits))
+                # Its pages may be looked at until all have been compared.
+                await finished.wait()
                 scope.deadline = trio.current_time() + self.timeout
             scope.deadline = math.inf
-            await pages.send(_END)
         self._check_in_time(scope)
 
     @asynccontextmanager
@@ -119,8 +138,7 @@ class StoreReader:
             problem = f"did not answer within {self.timeout:g} s (store_call_timeout)"
             raise StoreFailed(self.role, StoreUnavailable(self.role, problem))
 
-    def _check_order(self, page: ScanPage, last: str | None) -> str:
-        ids = [doc_id for doc_id, _ in page]
+    def _check_order(self, ids: Sequence[str], last: str | None) -> str:
         if any(map(operator.ge, ids, ids[1:])) or (last is not None and ids[0] <= last):
             raise self._misbehaved("its scan is not in strictly ascending byte order of doc_id")
         return ids[-1]
@@ -129,37 +147,111 @@ class StoreReader:
         return StoreFailed(self.role, StoreMisbehaved(self.role, problem))
 
 
+class _Listed:
+    """A page of observations, summarized here: for stores that do not do it themselves."""
+
+    def __init__(self, page: ScanPage, traits: StoreTraits) -> None:
+        self._views = dict(page)
+        self.ids: Sequence[str] = [doc_id for doc_id, _ in page]
+        self.summaries: Sequence[str] = [summarize(view, traits) for _, view in page]
+
+    async def look(self, doc_ids: Sequence[str]) -> Sequence[Observation]:
+        return [self._views[doc_id] for doc_id in doc_ids]
+
+
+@attrs.frozen
+class Slice:
+    """What one store holds of the documents of one range of ids."""
+
+    reader: StoreReader
+    page: SummaryPage
+    ids: Sequence[str]
+    summaries: Sequence[str]
+
+    async def look(self, doc_ids: Sequence[str]) -> dict[str, Observation]:
+        """What it holds of these, whose ids are among its own."""
+        answers = await self.reader.look(self.page, doc_ids) if doc_ids else ()
+        return dict(zip(doc_ids, answers, strict=True))
+
+
+@attrs.frozen
+class Window:
+    """What all stores hold of the documents of one range of ids. No document is in two windows."""
+
+    slices: Mapping[str, Slice]
+    bound: str
+    """The last id that it covers."""
+
+    def compare(self) -> tuple[int, list[tuple[str, str | None]]]:
+        """How many documents there are, and those on which the stores may disagree, each with the id before it.
+
+        This is the hot loop of a check. What it calls equal, `diagnose` does too; `test_check.py` compares them.
+        """
+        text, vector, cache = self.slices["text"], self.slices["vector"], self.slices.get("cache")
+        odd: set[str] = set()
+        copies: set[tuple[str, str]] | None = None
+        if text.ids != vector.ids or text.summaries != vector.summaries:
+            copies = set(zip(text.ids, text.summaries, strict=True))
+            others = zip(vector.ids, vector.summaries, strict=True)
+            odd.update(doc_id for doc_id, _ in copies.symmetric_difference(others))
+        for one in self.slices.values():
+            if ODD in one.summaries:
+                odd.update(doc_id for doc_id, summary in zip(one.ids, one.summaries, strict=True) if summary == ODD)
+        if cache is not None and (cache.ids != text.ids or cache.summaries != text.summaries):
+            copies = set(zip(text.ids, text.summaries, strict=True)) if copies is None else copies
+            odd.update(doc_id for doc_id, _ in set(zip(cache.ids, cache.summaries, strict=True)).difference(copies))
+        if not odd:
+            # Whatever is in the vector store and the cache is in the text store too.
+            return len(text.ids), []
+        ids = sorted({doc_id for one in self.slices.values() for doc_id in one.ids})
+        before = zip(ids, [None, *ids[:-1]], strict=True)
+        return len(ids), [(doc_id, previous) for doc_id, previous in before if doc_id in odd]
+
+    async def look(self, doc_ids: Sequence[str]) -> dict[str, dict[str, Observation]]:
+        """For each of these documents, by role, what each store holds."""
+        views: dict[str, dict[str, Observation]] = {doc_id: {} for doc_id in doc_ids}
+        for role, one in self.slices.items():
+            held = set(one.ids).intersection(doc_ids)
+            found = await one.look([doc_id for doc_id in doc_ids if doc_id in held])
+            for doc_id, view in views.items():
+                view[role] = found.get(doc_id, ABSENT)
+        return views
+
+
 @attrs.define
 class _Lane:
     """The page that one store's scan has come to. `start` is the first entry that no window has taken."""
 
-    pages: trio.MemoryReceiveChannel[ScanPage]
-    page: ScanPage = ()
+    reader: StoreReader
+    pages: trio.MemoryReceiveChannel[SummaryPage]
+    page: SummaryPage
     start: int = 0
     ended: bool = False
 
     async def fill(self) -> None:
         """Have an entry to give, unless the scan has ended."""
-        if self.start < len(self.page) or self.ended:
+        if self.start < len(self.page.ids) or self.ended:
             return
         self.page = await self.pages.receive()
         self.start = 0
-        self.ended = not self.page
+        self.ended = not self.page.ids
 
-    def take(self, bound: str) -> dict[str, Observation]:
+    def take(self, bound: str) -> Slice:
         """What the store holds up to and including `bound`."""
-        end = bisect_right(self.page, bound, lo=self.start, key=operator.itemgetter(0))
-        start, self.start = self.start, end
-        return dict(self.page[start:end])
+        page, start = self.page, self.start
+        self.start = end = bisect_right(page.ids, bound, lo=start)
+        if start == 0 and end == len(page.ids):
+            return Slice(self.reader, page, page.ids, page.summaries)
+        return Slice(self.reader, page, page.ids[start:end], page.summaries[start:end])
 
 
 async def merge_scans(
     readers: Sequence[StoreReader],
-    handle: Callable[[Window, str], Awaitable[None]],
+    handle: Callable[[Window], Awaitable[None]],
     *,
     after: str | None,
 ) -> None:
-    """Scan all stores and hand over window by window, each with the last id that it covers, in ascending order.
+    """Scan all stores and hand over window by window, in ascending order.
 
     Raises:
         StoreFailed: a store could not be read; in an ExceptionGroup. The scans of all stores are closed.
@@ -168,71 +260,21 @@ async def merge_scans(
     """
     async with trio.open_nursery() as nursery:
         lanes: dict[str, _Lane] = {}
+        finished = trio.Event()
         for reader in readers:
-            send, receive = trio.open_memory_channel[ScanPage](0)
-            lanes[reader.role] = _Lane(receive)
-            nursery.start_soon(reader.pump, after, send)
+            send, receive = trio.open_memory_channel[SummaryPage](0)
+            lanes[reader.role] = _Lane(reader, receive, _Listed((), reader.store.traits))
+            nursery.start_soon(reader.pump, after, send, finished)
         while True:
             for lane in lanes.values():
                 await lane.fill()
-            ends = [lane.page[-1][0] for lane in lanes.values() if not lane.ended]
+            ends = [lane.page.ids[-1] for lane in lanes.values() if not lane.ended]
             if not ends:
+                finished.set()
                 break
             # Up to the smallest last id, every store has said all that it holds.
             bound = min(ends)
-            await handle({role: lane.take(bound) for role, lane in lanes.items()}, bound)
-
-
-@attrs.frozen
-class Sieve:
-    """Lets documents through on which all stores plainly agree, so that only the rest need a diagnosis.
-
-    This is the hot loop of a check. What it calls equal, `diagnose` does too; `test_check.py` compares them.
-    """
-
-    traits: Mapping[str, StoreTraits]
-
-    def suspects(self, window: Window) -> Iterator[tuple[str, str | None, Mapping[str, Observation]]]:
-        """Documents that may diverge: the id, the id before it in this window, and what each store holds."""
-        text, vector = window["text"], window["vector"]
-        cache = window.get("cache")
-        wanted_text, wanted_vector = self.traits["text"].embedding, self.traits["vector"].embedding
-        cached = {} if cache is None else cache
-        wanted_cache = None if cache is None else self.traits["cache"].embedding
-        previous: str | None = None
-        for doc_id in sorted({*text, *vector, *cached}):
-            in_text, in_vector, in_cache = text.get(doc_id), vector.get(doc_id), cached.get(doc_id)
-            if not (
-                in_text is not None
-                and in_vector is not None
-                and _same(in_text, in_vector)
-                and (wanted_text is None or in_text.embedding == wanted_text)
-                and (wanted_vector is None or in_vector.embedding == wanted_vector)
-                and (
-                    in_cache is None
-                    or (_same(in_text, in_cache) and (wanted_cache is None or in_cache.embedding == wanted_cache))
-                )
-            ):
-                views = {"text": in_text or ABSENT, "vector": in_vector or ABSENT}
-                if cache is not None:
-                    views["cache"] = in_cache or ABSENT
-                yield doc_id, previous, views
-            previous = doc_id
-
-
-def _same(one: Observation, other: Observation) -> bool:
-    """Both live and whole, with one version."""
-    if one.presence is not Presence.LIVE or other.presence is not Presence.LIVE:
-        return False
-    first, second = one.version, other.version
-    return (
-        one.intact
-        and other.intact
-        and first is not None
-        and second is not None
-        and first.digest == second.digest
-        and first.number == second.number
-    )
+            await handle(Window({role: lane.take(bound) for role, lane in lanes.items()}, bound))
 
 
 async def report_failures(run: Callable[[], Awaitable[None]]) -> None:

@@ -80,6 +80,33 @@ class Store(Protocol):
         ...
 
 
+class SummaryPage(Protocol):
+    """Consecutive documents of a scan, summarized."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Their ids, in ascending order."""
+        ...
+
+    @property
+    def summaries(self) -> Sequence[str]:
+        """For each of them what `trio_repair.summarize` makes of its observation, or "" if that costs too much."""
+        ...
+
+    async def look(self, doc_ids: Sequence[str]) -> Sequence[Observation]:
+        """What the snapshot holds of some of them, in the order asked. May be called until the scan is closed."""
+        ...
+
+
+@runtime_checkable
+class SummarizingStore(Protocol):
+    """What a `Store` may offer besides: a check then compares strings, and looks only at what differs."""
+
+    def open_summaries(self, after: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[SummaryPage]]:
+        """As `Store.open_scan`, with a summary for each document instead of an observation."""
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class Stores:
     """The stores of one engine, by role. Text and vector are critical; the cache is not."""

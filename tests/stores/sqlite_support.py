@@ -20,6 +20,7 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
+from trio_repair._summary import summarize
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores._sqlite_store import SqliteStore
 from trio_repair.stores.sqlite_cache import open_sqlite_cache
@@ -76,8 +77,24 @@ async def take_away(store: SqliteStore, doc_id: str) -> None:
 
 
 async def scan(store: SqliteStore, after: str | None = None) -> list[tuple[str, Observation]]:
+    """What a scan shows. The summaries of the same documents must say the same, or that a look is needed."""
     async with store.open_scan(after) as pages:
-        return [entry async for page in pages for entry in page]
+        found = [entry async for page in pages for entry in page]
+    summarized = await summaries(store, after)
+    assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _, _ in summarized]
+    for (_, view), (_, summary, looked) in zip(found, summarized, strict=True):
+        assert summary in (summarize(view, store.traits), "")
+        assert view == looked
+    return found
+
+
+async def summaries(store: SqliteStore, after: str | None = None) -> list[tuple[str, str, Observation]]:
+    """Each document of a scan by summaries, its summary, and a look at it in the same snapshot."""
+    found: list[tuple[str, str, Observation]] = []
+    async with store.open_summaries(after) as pages:
+        async for page in pages:
+            found += zip(page.ids, page.summaries, await page.look(page.ids), strict=True)
+    return found
 
 
 def sql(path: Path, *statements: str) -> list[tuple[Any, ...]]:

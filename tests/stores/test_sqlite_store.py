@@ -19,7 +19,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlite_support import GENEROUS, OPENERS, look, prepared, put, scan, sound, sql, take_away, whole, write
+from sqlite_support import GENEROUS, OPENERS, look, prepared, put, scan, sound, sql, summaries, take_away, whole, write
 
 from trio_repair import (
     Document,
@@ -33,6 +33,7 @@ from trio_repair import (
     Write,
     WriteStatus,
 )
+from trio_repair._summary import summarize
 from trio_repair.stores._sqlite import Session
 from trio_repair.stores._thread import Call
 from trio_repair.testing import make_document
@@ -673,3 +674,32 @@ async def test_odd_moments(kind: str, tmp_path: Path) -> None:
             version = (await look(store, "a")).version
             assert version is not None
             assert wanted == (None if version.updated_at is None else version.updated_at.isoformat())
+
+
+async def test_summaries_are_those_of_the_observations(kind: str, tmp_path: Path) -> None:
+    """For every copy that is whole, over several pages, a summary is exactly what `summarize` makes of what is seen.
+
+    So two stores are compared without a look at each document. Control: what plain SQL has spoilt has no summary.
+    """
+    path = tmp_path / "s.db"
+    async with OPENERS[kind](path, create=True) as store:
+        many = [make_document(f"many {number:04}", f"text {number}", number=number) for number in range(1100)]
+        for start in range(0, len(many), 200):
+            await put(store, *many[start : start + 200])
+        await put(store, *[make_document(doc_id, "x", number=None) for doc_id in HOSTILE])
+        if kind != "cache":
+            await put(store, Document.tombstone("a", number=7), Document.tombstone("never there", number=None))
+        found = await summaries(store)
+        assert [summarize(view, store.traits) for _, _, view in found] == [summary for _, summary, _ in found]
+        assert [doc_id for doc_id, _, _ in found] == sorted(doc_id for doc_id, _, _ in found)
+        assert len(found) >= 1100 + len(HOSTILE)
+        assert "" not in {summary for _, summary, _ in found}
+        assert found[5:] == await summaries(store, found[4][0])
+        sql(path, "UPDATE documents SET digest = NULL WHERE doc_id = 'many 0500'")
+        assert ["many 0500"] == [doc_id for doc_id, summary, _ in await summaries(store) if summary == ""]
+
+
+async def test_summaries_of_an_empty_store(kind: str, tmp_path: Path) -> None:
+    """Nothing is held, and nothing is summarized."""
+    async with OPENERS[kind](tmp_path / "s.db", create=True) as store:
+        assert [] == await summaries(store)

@@ -13,7 +13,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from sqlite_support import look, prepared, put, scan, sound, sql, take_away, whole
+from sqlite_support import look, prepared, put, scan, sound, sql, summaries, take_away, whole
 
 from trio_repair import (
     ContentDefinition,
@@ -133,6 +133,7 @@ async def test_damage_is_seen_and_mended(damage: str, tmp_path: Path) -> None:
         assert document.version == seen.version
         assert seen.token != before.token
         assert [("a", seen)] == await scan(store)
+        assert [("a", "", seen)] == await summaries(store)
         (answer,) = await store.read(["a"])
         if isinstance(answer, StoredDocument):
             assert document == answer.document

@@ -104,6 +104,16 @@ class Layout(abc.ABC):
     def erase(self, session: Session, ids: str) -> None:
         """Take away all rows of the documents in a JSON array."""
 
+    def summary_rows(self, connection: apsw.Connection, page: str) -> str:
+        """A SELECT of doc_id, number, digest, deleted and whole: whether all is there, and of the embedding in use.
+
+        In order of doc_id, for the documents of `page`, whose last id is bound as ``:last``.
+        """
+        return (
+            f"SELECT doc_id, number, digest, deleted, parts IS whole AS whole"
+            f" FROM (SELECT {self.columns(connection, 'FALSE')} {page})"
+        )
+
     def visible(self) -> str:
         """The SQL condition for rows that count as held; it may name ``:now``."""
         return "TRUE"
@@ -128,7 +138,14 @@ class Layout(abc.ABC):
         rows: list[Row] = load_json(connection.execute(sql, {"now": self.clock(), **bindings}).get)
         return rows
 
-    def rows(self, session: Session, doc_ids: Sequence[str], *, content: str = "FALSE") -> dict[str, Row]:
+    def rows(
+        self,
+        session: Session,
+        doc_ids: Sequence[str],
+        *,
+        content: str = "FALSE",
+        connection: apsw.Connection | None = None,
+    ) -> dict[str, Row]:
         """The rows of these documents, by doc_id; in several statements if one value cannot hold them."""
         tail = (
             "FROM json_each(:ids) AS wanted CROSS JOIN documents AS d ON d.doc_id = wanted.value"
@@ -136,13 +153,14 @@ class Layout(abc.ABC):
         )
         ids = json.dumps(doc_ids, ensure_ascii=False)
         try:
-            return {row[0]: row for row in self.select(session.main, tail, content=content, ids=ids)}
+            held = session.main if connection is None else connection
+            return {row[0]: row for row in self.select(held, tail, content=content, ids=ids)}
         except apsw.TooBigError:
             if len(doc_ids) == 1:
                 raise
         middle = len(doc_ids) // 2
-        first = self.rows(session, doc_ids[:middle], content=content)
-        return first | self.rows(session, doc_ids[middle:], content=content)
+        first = self.rows(session, doc_ids[:middle], content=content, connection=connection)
+        return first | self.rows(session, doc_ids[middle:], content=content, connection=connection)
 
     def observations(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
         """What is held of each document, in order."""
@@ -180,6 +198,30 @@ class Layout(abc.ABC):
         except UnicodeEncodeError:
             raise StoreUnavailable(self.store, "holds a doc_id that is not UTF-8; remove that row") from None
         return [(row[0], self.observation(row)) for row in rows]
+
+    def summaries(self, session: Session, reader: apsw.Connection, after: str) -> tuple[list[str], list[str]]:
+        """Ids of a page of a snapshot, and what `summarize` makes of each; "" also where a digest is not stored."""
+        session.use_reader(reader)
+        page = f"FROM documents AS d WHERE d.doc_id > :after AND {self.visible()} ORDER BY d.doc_id LIMIT {_PAGE_ROWS}"
+        bindings = {"now": self.clock(), "after": after}
+        last = reader.execute(f"SELECT max(doc_id) FROM (SELECT d.doc_id {page})", bindings).get
+        sql = (
+            "SELECT CAST(json_array(json_group_array(doc_id), json_group_array(summary)) AS BLOB) FROM (SELECT doc_id,"
+            " CASE WHEN deleted THEN 't' || ifnull(number, '') WHEN digest IS NULL OR digest = '' OR NOT whole THEN ''"
+            f" ELSE digest || ' ' || ifnull(number, '') END AS summary FROM ({self.summary_rows(reader, page)}))"
+        )
+        ids, found = load_json(reader.execute(sql, {**bindings, "last": last}).get)
+        try:
+            "".join(ids).encode()
+        except UnicodeEncodeError:
+            raise StoreUnavailable(self.store, "holds a doc_id that is not UTF-8; remove that row") from None
+        return ids, found
+
+    def look(self, session: Session, reader: apsw.Connection, doc_ids: Sequence[str]) -> list[Observation]:
+        """What a snapshot holds of each document, in order."""
+        session.use_reader(reader)
+        rows = self.rows(session, doc_ids, connection=reader)
+        return [self.observation(rows.get(doc_id)) for doc_id in doc_ids]
 
     def observation(self, row: Row | None) -> Observation:
         """What a row says; None: there is none."""
