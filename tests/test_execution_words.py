@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from engine_world import World, config, job, states
+from engine_world import Stubborn, World, config, job, states
 
 from trio_repair import (
     ContentDefinition,
@@ -106,27 +107,110 @@ async def test_what_went_wrong_with_a_critical_store(
 
 
 class Mute:
-    """A store that takes writes, does nothing, and says nothing about it."""
+    """A store that writes nothing, and gives a verdict without a reason."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, status: WriteStatus) -> None:
         self.inner = inner
+        self.status = status
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     async def write(self, writes: Any) -> Any:
-        return [WriteAnswer(status=WriteStatus.UNKNOWN) for _ in writes]
+        return [WriteAnswer(status=self.status) for _ in writes]
 
 
-async def test_a_store_that_gives_neither_a_verdict_nor_a_reason(autojump_clock):
-    """Then the error says that, and the receipt adds nothing of its own."""
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (WriteStatus.UNKNOWN, "Vector store update failed: the store gave no verdict and holds nothing new"),
+        (WriteStatus.REJECTED, "Vector store update failed: the store refuses the document"),
+        (WriteStatus.REFUSED, "vector store: document 'd' changed while being repaired; look again"),
+    ],
+)
+async def test_a_store_that_gives_a_verdict_without_a_reason(autojump_clock, status: WriteStatus, error: str):
+    """Then the error says that much, and the receipt adds nothing of its own."""
     world = World()
     world.drift()
-    stores = attrs.evolve(world.stores, vector=Mute(world.faulty["vector"]))
+    stores = attrs.evolve(world.stores, vector=Mute(world.faulty["vector"], status))
     async with open_repair_engine(stores, config()) as engine:
         result = await engine.execute_repair_job(job(**ONCE))
-    assert "Vector store update failed: the store gave no verdict and holds nothing new" == result.error
+    assert (RepairOutcome.FAILED, error) == (result.outcome, result.error)
     assert None is result.step("vector").detail
+
+
+async def test_a_cache_that_refuses_without_a_reason(autojump_clock):
+    """Its entry is removed, and the warning does not make up a reason."""
+    world = World()
+    world.drift()
+    stores = attrs.evolve(world.stores, cache=Mute(world.faulty["cache"], WriteStatus.REJECTED))
+    async with open_repair_engine(stores, config()) as engine:
+        result = await engine.execute_repair_job(job(**ONCE))
+    assert (f"{WARNING}: entry removed, not refreshed: the entry may be stale",) == result.warnings
+    assert None is world.number("cache")
+
+
+async def test_an_earlier_write_that_has_not_ended(autojump_clock):
+    """The document has changed beside a write that goes on after it was given up: no second one, and that is said."""
+    world = World()
+    world.drift()
+    vector = Stubborn(world.faulty["vector"], "write")
+    async with open_repair_engine(
+        attrs.evolve(world.stores, vector=vector), config(store_call_timeout=1.0, breaker_reset=0.1)
+    ) as engine:
+        async with trio.open_nursery() as nursery:
+            handle = engine.submit_nowait(job(**ONCE))
+            nursery.start_soon(handle.wait)
+            await trio.sleep(0.5)
+            world.put("vector", number=0)
+            await trio.sleep(30.0)
+            vector.release.set()
+        result = await handle.wait()
+    assert (RepairOutcome.FAILED, "Vector store update failed: an earlier write has not ended") == (
+        result.outcome,
+        result.error,
+    )
+
+
+async def test_every_new_look_is_counted(autojump_clock):
+    """Two looks more than one: `statistics()` says two."""
+    world = World()
+    world.drift()
+    world.faulty["vector"].add(Fault(FaultKind.CONCURRENT_WRITE, "write", times=2))
+    async with open_repair_engine(world.stores, config()) as engine:
+        assert (await engine.execute_repair_job(job())).success
+        assert 2 == engine.statistics().reobserved
+
+
+async def test_a_document_that_never_rests(autojump_clock):
+    """It is named, and what to do."""
+    world = World()
+    world.put("text", number=1)
+    world.put("vector", number=7)
+
+    async def writer() -> None:
+        for number in range(8, 10_000):
+            await trio.sleep(0.4)
+            world.put("vector", number=number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer)
+        result = await _repair(world, settings={"settle": 1.0, "max_reobserve": 1})
+        nursery.cancel_scope.cancel()
+    assert (
+        "document 'd' changed while being repaired, each time it was to settle; repair again when it rests"
+    ) == result.error
+
+
+async def test_a_tombstone_is_written_as_it_is(autojump_clock):
+    """With the time of the delete, for people."""
+    when = dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)
+    world = World()
+    world.put_all(number=3)
+    world.memory["text"].put_nowait(Document.tombstone("d", number=4, updated_at=when))
+    assert (await _repair(world)).success
+    assert DocumentVersion(number=4, deleted=True) == world.version("vector")
+    assert when == world.version("vector").updated_at
 
 
 async def test_both_critical_stores_refuse_the_document(autojump_clock):

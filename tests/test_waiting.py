@@ -104,3 +104,13 @@ def test_who_has_waited_long_enough():
     assert ["w"] == _ids(list(waiting.take_due(0.3 + 0.2, 0.2)))
     assert late == [request for request in waiting.clear() if request.operation is Operation.OBSERVE]
     assert (0, 0, False) == (waiting.for_store, len(waiting.prepares), late[0].queued)
+
+
+def test_preparations_are_taken_out_by_themselves():
+    """Those that were withdrawn are dropped; what waits for the store stays."""
+    waiting = WaitingRequests(Suspects())
+    gone, stays = _added(waiting, Operation.PREPARE, "a", "b")
+    _added(waiting, Operation.OBSERVE, "c")
+    gone.withdraw()
+    assert [stays] == list(waiting.clear_prepares())
+    assert (0, 1, False, False) == (len(waiting.prepares), waiting.for_store, gone.queued, stays.queued)
