@@ -48,6 +48,7 @@ def test_layout() -> None:
     assert number_time(0) == EPOCH
     assert number_time(pack(1_500, 7)) == EPOCH + 1.5
     assert pack(2**41 - 1, MAX_COUNTER) == MAX_VERSION_NUMBER
+    assert unpack(MAX_VERSION_NUMBER) == (2**41 - 1, MAX_COUNTER)
 
 
 @pytest.mark.parametrize(

@@ -261,8 +261,8 @@ def test_progress_withdraws_what_is_queued_and_names_what_is_under_way():
 
 def test_the_receipt_of_a_job_that_never_started():
     """Every store untouched, nothing known."""
-    (step,) = untouched_receipt({"text": "strong"})
-    assert ReceiptStep(store="text", state=StepState.UNTOUCHED, fence="strong") == step
+    (step,) = untouched_receipt({"text": "weak"})
+    assert ReceiptStep(store="text", state=StepState.UNTOUCHED, fence="weak") == step
     assert (None, None, None) == (step.before, step.after, step.token)
 
 

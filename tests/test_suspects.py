@@ -16,8 +16,10 @@ def test_who_failed_travels_in_smaller_company_until_answered():
     assert suspects.any
     assert (8, 4, 64) == (suspects.company(a, 64), suspects.company(b, 4), suspects.company(c, 64))
     suspects.hung([a])
+    assert 1 == len(suspects._company)
     assert (1, True, False) == (suspects.company(a, 64), suspects.may_hang(a), suspects.may_hang(b))
     suspects.answered(a)
+    assert suspects.any
     suspects.answered(b)
     assert not suspects.any
     assert 64 == suspects.company(a, 64)
@@ -37,6 +39,7 @@ def test_guilt_lasts_until_its_time_is_over():
     suspects.hung([a])
     assert not suspects.is_guilty(a, 0.0)
     suspects.convict(a, 15.0)
+    assert suspects.any
     assert [True, True, False] == [suspects.is_guilty(a, now) for now in (0.0, 14.9, 15.0)]
     assert suspects.may_hang(a)
     suspects.hung([a])
