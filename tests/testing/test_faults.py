@@ -16,11 +16,15 @@ from trio_repair import (
     Observation,
     Prepared,
     Removal,
+    RepairJob,
     StoredDocument,
     StoreRejected,
+    Stores,
     StoreUnavailable,
+    SyncStrategy,
     Write,
     WriteStatus,
+    open_repair_engine,
 )
 from trio_repair.abc import Store
 from trio_repair.stores.memory import MemoryStore
@@ -251,6 +255,39 @@ async def test_swallowed_cancel_needs_a_cancellation_to_count(autojump_clock: tr
     store = FaultyStore(inner, [Fault(FaultKind.SWALLOWED_CANCEL, "write", delay=1)])
     await store.write(await planned_writes(inner))
     assert dict(store.injected) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ended"), [(FaultKind.STUCK, 2.0), (FaultKind.SWALLOWED_CANCEL, 1.0), (FaultKind.LATENCY, 1.0)]
+)
+async def test_deafness_covers_only_its_own_part(
+    kind: FaultKind, ended: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A call that is deaf at first and hangs afterwards can be cancelled while it hangs; LATENCY is never deaf."""
+    inner = filled()
+    store = FaultyStore(inner, [Fault(kind, "write", delay=2.0), Fault(FaultKind.HANG_AFTER, "write")])
+    writes = await planned_writes(inner)
+    start = trio.current_time()
+    with trio.move_on_after(1) as scope:
+        await store.write(writes)
+    assert ended == trio.current_time() - start
+    assert scope.cancelled_caught
+    assert texts(inner) == (OLD if kind is FaultKind.LATENCY else NEW)
+    assert store.calls_under_way == 0
+
+
+@pytest.mark.parametrize("kind", [FaultKind.STUCK, FaultKind.SWALLOWED_CANCEL])
+async def test_engine_closes_over_a_call_that_is_deaf_and_then_hangs(
+    kind: FaultKind, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The engine waits for the deaf part alone: it closes without anybody healing the store."""
+    text, vector = filled(), FaultyStore(MemoryStore("vector"))
+    vector.add(Fault(kind, "observe", delay=5.0), Fault(FaultKind.HANG_AFTER, "observe"))
+    with trio.fail_after(600):
+        async with open_repair_engine(Stores(text=text, vector=vector)) as engine:
+            job = RepairJob(doc_id="a", strategy=SyncStrategy.TEXT_SOURCE_OF_TRUTH, timeout=1.0)
+            result = await engine.execute_repair_job(job)
+    assert not result.success
 
 
 async def test_wrong_length_drops_an_answer() -> None:

@@ -40,7 +40,8 @@ class FaultKind(enum.Enum):
     CONCURRENT_WRITE = "concurrent-write"
     """Somebody else changes the document just before the call."""
     SWALLOWED_CANCEL = "swallowed-cancel"
-    """† The call takes `delay` seconds first. Cancelled in that time, it does its work and returns an answer."""
+    """† The call takes `delay` seconds first. Cancelled in that time, it does its work and returns an answer; only
+    HANG_AFTER in the same call can still be cancelled."""
     WRONG_LENGTH = "wrong-length"
     """† The call is done, and its last answer is missing."""
     BLOCKED_LOOP = "blocked-loop"
@@ -57,7 +58,7 @@ class FaultKind(enum.Enum):
     """† The call is done, and its answers, of several, come in another order than the documents."""
     STUCK = "stuck"
     """† The call ignores cancellation, as a driver's thread does, until `heal`, at most `delay` seconds; then it is
-    done."""
+    done. HANG_AFTER in the same call can be cancelled after that."""
     CLOCK_SKEW = "clock-skew"
     """Somebody whose clock is `delay` seconds ahead (behind, if negative) changes the document just before the call:
     number (of a hybrid logical clock) and `updated_at` come from that clock, whatever is held."""

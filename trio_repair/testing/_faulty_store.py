@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
@@ -214,27 +214,29 @@ class FaultyStore:
         self.calls_under_way += 1
         self.peak_calls = max(self.peak_calls, self.calls_under_way)
         try:
-            # A swallowed cancellation must not resurface at the next checkpoint of the very call that swallowed it.
-            with trio.CancelScope() as scope:
-                scope.shield = await self._before(struck, operation, order)
-                if self._crashes != crashes:
-                    raise StoreUnavailable(self.name, "injected: the store has crashed")
-                withheld = self._withhold(struck, doc_ids, answer)
-                served = [item for index, item in enumerate(items) if index not in withheld]
-                fresh = iter(await act(served)) if served or not withheld else iter(())
-                answers = [withheld[index] if index in withheld else next(fresh) for index in range(len(items))]
-                await self._after(struck)
-                if self._crashes != crashes:
-                    # It was done, and nobody can tell whether it was committed.
-                    error = StoreUnavailable(self.name, "injected: the store has crashed")
-                    return [answer(error) for _ in items]
-                return self._spoil(struck, doc_ids, answers, answer)
+            deaf = await self._before(struck, operation, order)
+            if self._crashes != crashes:
+                raise StoreUnavailable(self.name, "injected: the store has crashed")
+            withheld = self._withhold(struck, doc_ids, answer)
+            served = [item for index, item in enumerate(items) if index not in withheld]
+            fresh: Iterator[_T] = iter(())
+            if served or not withheld:
+                # A swallowed cancellation must not resurface in the work of the very call that swallowed it. It may in
+                # what strikes afterwards: a call that hangs then can be cancelled, whatever came before.
+                with trio.CancelScope(shield=deaf):
+                    fresh = iter(await act(served))
+            answers = [withheld[index] if index in withheld else next(fresh) for index in range(len(items))]
+            await self._after(struck)
+            if self._crashes != crashes:
+                # It was done, and nobody can tell whether it was committed.
+                error = StoreUnavailable(self.name, "injected: the store has crashed")
+                return [answer(error) for _ in items]
+            return self._spoil(struck, doc_ids, answers, answer)
         finally:
             self.calls_under_way -= 1
             self._last_ended[operation] = max(self._last_ended[operation], order)
             self._one_ended.set()
             self._one_ended = trio.Event()
-        raise AssertionError("the scope above is never cancelled")
 
     def _draw(self, operation: str, doc_ids: Sequence[str]) -> list[Strike]:
         """Decide, at once and for the whole call, which faults strike and which document each one picks."""
