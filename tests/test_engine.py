@@ -1310,7 +1310,7 @@ async def test_nothing_grows_with_the_number_of_jobs_done(autojump_clock):
 
     peak = 0
     async with _opened(executor=executor, max_queued_jobs=50, max_concurrent_jobs=8) as engine:
-        for index in range(4_000):
+        for index in range(2_000):
             handle = await engine.submit(job(f"d{rng.randrange(100)}", deadline=utc_now() + dt.timedelta(hours=1)))
             if index % 3 == 0:
                 handle.cancel()

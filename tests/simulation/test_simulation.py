@@ -49,7 +49,7 @@ def test_i20_control_without_a_seeded_scheduler_traces_differ(monkeypatch: pytes
     assert 1 < len({simulate(3, hours=6).trace_hash for _ in range(5)})
 
 
-@pytest.mark.parametrize(("profile", "runs"), [("harsh", 20), ("mild", 6), ("none", 6)])
+@pytest.mark.parametrize(("profile", "runs"), [("harsh", 12), ("mild", 4), ("none", 4)])
 def test_a_batch_of_seeds_breaks_no_promise(profile: str, runs: int) -> None:
     """Safety all along and liveness at the end, of runs of four hours each."""
     report = simulate(1, hours=4, runs=runs, profile=profile)
