@@ -1,4 +1,4 @@
-"""Mutation testing of layers 2 and 3: ``python -m tests.mutation [--again] [--show] [module ...]``.
+"""Mutation testing of layers 2 and 3: ``python -m tests.mutation [--again | --show | --score] [module ...]``.
 
 One run of mutmut for each module, in a directory of its own below ``.mutation``, with that module's tests: a mutant then
 costs a fraction of a second, where every test of the engine would cost half a minute. What was judged before is not
@@ -36,7 +36,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_suspects": ("test_suspects", "test_batching"),
     "_waiting": ("test_waiting", "test_batching"),
     "_stepping": ("test_stepping", "test_batching"),
-    "_requests": ("test_requests", "test_progress", "test_batching"),
+    "_requests": ("test_requests", "test_progress", "test_batching", "test_watchdogs"),
     "_progress": ("test_progress", "test_execution"),
     "_ticket": ("test_ticket",),
     "_queue": ("test_queue",),
@@ -146,6 +146,8 @@ def run(module: str, *, again: bool, max_children: int) -> None:
     work = prepared(module)
     if again and not names:
         return
+    # Which tests reach a function is found out anew: mutmut asks new tests only, and a function may be newer than they.
+    (work / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
     done = mutmut(work, "run", "--max-children", str(max_children), *names)
     if done.returncode != 0:
         print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)
@@ -182,10 +184,11 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="judge the survivors again, and nothing else")
     parser.add_argument("--fresh", action="store_true", help="forget what was judged before")
     parser.add_argument("--show", action="store_true", help="run nothing; print what each survivor changes")
+    parser.add_argument("--score", action="store_true", help="run nothing; print the score of each module")
     parser.add_argument("--max-children", type=int, default=2, help="mutants tried at once")
     given = parser.parse_args()
     modules = given.modules or list(TESTS)
-    for module in modules:
+    for module in [] if given.score else modules:
         if given.show:
             for name in survivors(module):
                 print(f"{name}\n{chr(10).join(change(module, name))}\n")

@@ -9,10 +9,10 @@ import trio.testing
 from engine_world import Stubborn, World, answered
 from test_batching import serve
 
-from trio_repair import CircuitOpen, Observation, StoreUnavailable
+from trio_repair import CircuitOpen, Observation, Prepared, StoreUnavailable
 from trio_repair._requests import Operation
 from trio_repair._stepping import Gather
-from trio_repair.testing import Fault, FaultKind
+from trio_repair.testing import Fault, FaultKind, make_document
 
 
 class Sized:
@@ -148,3 +148,46 @@ async def test_every_call_that_closing_cuts_off_is_counted(autojump_clock):
         await answered(gather)
         assert [StoreUnavailable] * 2 == [type(request.answer) for request in requests]
         assert 2 == served.batcher.statistics().abandoned
+
+
+async def test_each_of_those_that_hung_together_is_asked_again(autojump_clock):
+    """One after the other, beside nobody; that the first was answered gives its place to the next."""
+    world = World(max_calls=2)
+    world.faulty["text"].add(Fault(FaultKind.HANG, "observe", times=1))
+    async with serve(world.faulty["text"], store_call_timeout=5.0, breaker_reset=1.0) as served:
+        await served.observe("a", "b", "c")
+        for doc_id in ("fine", "a", "b", "c"):
+            with trio.fail_after(3.0):
+                (answer,) = await served.observe(doc_id)
+            assert isinstance(answer, Observation)
+
+
+async def test_preparations_that_never_end(autojump_clock):
+    """Beside seven of them others are begun; after the eighth who waits and who asks is told what to look at."""
+    world = World()
+    text = Stubborn(world.faulty["text"], "prepare")
+    said = "8 calls of prepare were given up and never ended; look at its embedder"
+    async with serve(text, store_call_timeout=1.0, grace=100.0) as served:
+        for index in range(7):
+            gather = Gather(1)
+            served.batcher.prepare(make_document(f"d{index}"), gather)
+            await answered(gather)
+        gather, other = Gather(1), Gather(1)
+        eighth = served.batcher.prepare(make_document("d7"), gather)
+        await trio.sleep(0.5)
+        waiting = served.batcher.prepare(make_document("d8"), other)
+        assert None is waiting.answer
+        await answered(gather)
+        late = served.batcher.prepare(make_document("d9"), Gather(1))
+        assert "text store: prepare did not answer within 1 s" == str(eighth.answer)
+        assert [(f"text store, document 'd8': {said}", True), (f"text store, document 'd9': {said}", False)] == [
+            (str(request.answer), request.ended) for request in (waiting, late)
+        ]
+        # What does not prepare goes on.
+        assert isinstance((await served.observe("d"))[0], Observation)
+        text.release.set()
+        await trio.testing.wait_all_tasks_blocked()
+        gather = Gather(1)
+        again = served.batcher.prepare(make_document("d9"), gather)
+        await answered(gather)
+        assert isinstance(again.answer, Prepared)

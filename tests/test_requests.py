@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
-from trio_repair._requests import Operation, Request, contract_problem
+from trio_repair._requests import Operation, Request, contract_problem, is_whole
 from trio_repair._stepping import Gather
 from trio_repair.testing import make_document
 
@@ -70,6 +71,62 @@ def test_every_answer_is_looked_at(operation: Operation, good: Any, bad: Any):
         assert contract_problem(operation, requests, answers) is None
         answers[place] = bad
         assert problem == contract_problem(operation, requests, answers)
+
+
+def _spoiled(value: Any, **fields: Any) -> Any:
+    """As an adapter might build it that nobody type-checks."""
+    spoiled = copy.copy(value)
+    for name, wrong in fields.items():
+        object.__setattr__(spoiled, name, wrong)
+    return spoiled
+
+
+class Forgetful(StoreUnavailable):
+    """An error whose constructor does not call its base class."""
+
+    def __init__(self) -> None:
+        pass
+
+
+LIVE = Observation(presence=Presence.LIVE, token="t", version=PREPARED.document.version)
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer", "fits"),
+    [
+        (Operation.OBSERVE, LIVE, True),
+        (Operation.OBSERVE, _spoiled(LIVE, token=5), False),
+        (Operation.OBSERVE, _spoiled(LIVE, presence="live"), False),
+        (Operation.OBSERVE, _spoiled(LIVE, version=1), False),
+        (Operation.READ, StoredDocument(document=None, token="t"), True),
+        (Operation.READ, _spoiled(STORED, token=None), False),
+        (Operation.READ, _spoiled(STORED, document="text"), False),
+        (Operation.PREPARE, _spoiled(PREPARED, document=None), False),
+        (Operation.WRITE, WriteAnswer(status=WriteStatus.UNKNOWN), True),
+        (Operation.WRITE, WriteAnswer(status=WriteStatus.UNKNOWN, error=BAD), True),
+        (Operation.WRITE, WriteAnswer(status=WriteStatus.REFUSED, observation=LIVE, error=BAD), True),
+        (Operation.WRITE, _spoiled(LANDED, status="landed"), False),
+        (Operation.WRITE, _spoiled(LANDED, observation=_spoiled(LIVE, token=5)), False),
+        (Operation.WRITE, _spoiled(LANDED, error="no"), False),
+        (Operation.WRITE, WriteAnswer(status=WriteStatus.REJECTED, error="no"), False),  # type: ignore[arg-type]
+        (Operation.WRITE, WriteAnswer(status=WriteStatus.REJECTED, error=Forgetful()), False),
+    ],
+)
+def test_the_fields_of_an_answer(operation: Operation, answer: Any, fits: bool):
+    """Wrong types inside an answer of the right type are found at the door, not where they are used."""
+    requests = [_request(operation), _request(operation)]
+    problem = f"{operation.value} answered with {type(answer).__name__} whose fields have wrong types"
+    good = {Operation.OBSERVE: SEEN, Operation.READ: STORED, Operation.PREPARE: PREPARED, Operation.WRITE: LANDED}
+    for answers in ([answer, good[operation]], [good[operation], answer], [BAD, answer]):
+        assert (None if fits else problem) == contract_problem(operation, requests, answers)
+
+
+def test_an_error_without_its_fields():
+    """A subclass that forgot to call its base class cannot be told; its type is named."""
+    requests = [_request(), _request()]
+    problem = "observe answered with a Forgetful that was not made by its constructor"
+    assert problem == contract_problem(Operation.OBSERVE, requests, [BAD, Forgetful()])
+    assert [True, False] == [is_whole(BAD), is_whole(Forgetful())]
 
 
 def test_a_new_request_has_no_history():
