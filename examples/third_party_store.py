@@ -1,5 +1,9 @@
 """A store of your own, and the one line that proves it; then the same store with its fence taken out, which is caught.
 
+`again` opens a second handle on the same file, as another process would. This store takes one call at a time, so
+**without `again` nothing races, and nothing is proved about its fence**: the third store here looks at the fence in one
+transaction and writes in another, keeps every promise as long as it is alone, and is caught between two handles.
+
 The driver is the standard library's sqlite3, called in worker threads that a deadline does not abandon: each method is
 one transaction in one call, so a cancelled caller waits for it, and nothing is ever half written.
 """
@@ -48,6 +52,7 @@ CREATE TABLE IF NOT EXISTS counter (revision INTEGER NOT NULL);
 INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM counter);
 """
 PAGE = 500
+ABOUT_THE_FENCE = ("stale-refused", "fence-everywhere", "one-creator", "one-winner", "no-lost-update")
 ABSENT = Observation(presence=Presence.ABSENT, token="absent")
 
 
@@ -212,26 +217,61 @@ class StoreWithoutFence(PlainStore):
         return True
 
 
-@asynccontextmanager
-async def open_store(kind: type[PlainStore]) -> AsyncGenerator[PlainStore, None]:
-    """An empty store in a directory of its own."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "documents.db"
-        connection = sqlite3.connect(path)
+class StoreThatLooksFirst(PlainStore):
+    """The fence is asked in one transaction and the write is made in another: somebody else's may come between."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        """Look, and then write blindly what may be written."""
+        held = await self.observe([write.prepared.document.doc_id for write in writes])
+        answers: list[WriteAnswer] = []
+        for seen, write in zip(held, writes, strict=True):
+            if seen.token == write.token:
+                answers += await StoreWithoutFence(self._path).write([write])
+            else:
+                answers.append(WriteAnswer(status=WriteStatus.REFUSED, observation=seen))
+        return answers
+
+
+class Files:
+    """Opens a store on a new file each time, or `again` on the file that was opened last."""
+
+    def __init__(self, kind: type[PlainStore], directory: Path) -> None:
+        self._kind = kind
+        self._directory = directory
+        self._count = 0
+
+    @property
+    def _path(self) -> Path:
+        return self._directory / f"{self._kind.__name__} {self._count}.db"
+
+    @asynccontextmanager
+    async def open_new(self) -> AsyncGenerator[PlainStore, None]:
+        """An empty store."""
+        self._count += 1
+        connection = sqlite3.connect(self._path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(SCHEMA)
         connection.close()
-        yield kind(path)
+        yield self._kind(self._path)
+
+    @asynccontextmanager
+    async def open_again(self) -> AsyncGenerator[PlainStore, None]:
+        """Another handle on the same contents, as another process would have."""
+        yield self._kind(self._path)
 
 
 async def main() -> None:
-    """Check both."""
-    await check_store(lambda: open_store(PlainStore))
-    print("PlainStore keeps its contract")
-    try:
-        await check_store(lambda: open_store(StoreWithoutFence))
-    except ContractBroken as broken:
-        print(f"StoreWithoutFence breaks: {', '.join(broken.breaches)}")
+    """Check all three."""
+    with tempfile.TemporaryDirectory() as directory:
+        right = Files(PlainStore, Path(directory))
+        await check_store(right.open_new, again=right.open_again)
+        print("PlainStore keeps its contract")
+        for kind in (StoreWithoutFence, StoreThatLooksFirst):
+            wrong = Files(kind, Path(directory))
+            try:
+                await check_store(wrong.open_new, again=wrong.open_again, only=ABOUT_THE_FENCE)
+            except ContractBroken as broken:
+                print(f"{kind.__name__} breaks: {', '.join(broken.breaches)}")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,11 @@ class Store(Protocol):
         ...
 
     async def count(self) -> int:
-        """How many documents and tombstones the store holds; may be an estimate."""
+        """How many documents and tombstones the store holds; may be an estimate.
+
+        The limits on mass changes rest on it. With hundreds of documents held, even an estimate is above 0 and within
+        a factor of 2 of the truth.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -48,6 +48,11 @@ class Right(MemoryStore):
     def __init__(self) -> None:
         super().__init__(traits=attrs.evolve(MemoryStore().traits, max_batch=16, **self.changed_traits))
 
+    def change_nowait(self, writes: Sequence[Write]) -> list[WriteAnswer]:
+        """What `write` does after its checkpoint."""
+        documents = [write.prepared.document for write in writes]
+        return [self._change(one.doc_id, write.token, one, None) for one, write in zip(documents, writes, strict=True)]
+
 
 # Tokens and fence
 
@@ -132,7 +137,93 @@ class ReadTokenDiffers(Right):
         return answer if isinstance(answer, StoreError) else attrs.evolve(answer, token=f"read {answer.token}")
 
 
+class GraveUnfenced(Right):
+    """The fence is not asked when a tombstone is held: `WHERE token = ? OR deleted`."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: Any) -> WriteAnswer:
+        seen = self.observe_nowait(doc_id)
+        return super()._change(doc_id, seen.token if seen.presence is Presence.TOMBSTONE else expected, document, held)
+
+
+class GraveUnfencedForCreators(Right):
+    """Who saw the document absent may write over a tombstone."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: Any) -> WriteAnswer:
+        seen = self.observe_nowait(doc_id)
+        creates = expected == "absent" and seen.presence is Presence.TOMBSTONE
+        return super()._change(doc_id, seen.token if creates else expected, document, held)
+
+
+class NumberlessUnfenced(Right):
+    """The fence is not asked when what is held has no number: `WHERE number IS NULL OR ...`."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: Any) -> WriteAnswer:
+        seen = self.observe_nowait(doc_id)
+        numberless = seen.version is not None and seen.version.number is None
+        return super()._change(doc_id, seen.token if numberless else expected, document, held)
+
+
+class CreatesUnfenced(Right):
+    """The fence is not asked when nothing is held: a token from before a removal brings the document back."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: Any) -> WriteAnswer:
+        seen = self.observe_nowait(doc_id)
+        return super()._change(doc_id, seen.token if seen.presence is Presence.ABSENT else expected, document, held)
+
+
+class DeletesUnfenced(Right):
+    """Tombstones without a number are written whatever is held."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: Any) -> WriteAnswer:
+        if document is not None and document.version.deleted and document.version.number is None:
+            expected = self.observe_nowait(doc_id).token
+        return super()._change(doc_id, expected, document, held)
+
+
+class RemovesGravesBlindly(Right):
+    """A removal of a tombstone is not fenced: nobody can miss it."""
+
+    def _change(self, doc_id: str, expected: str, document: Document | None, held: Any) -> WriteAnswer:
+        seen = self.observe_nowait(doc_id)
+        purges = document is None and seen.presence is Presence.TOMBSTONE
+        return super()._change(doc_id, seen.token if purges else expected, document, held)
+
+
 # Batches
+
+
+class LyingRemoval(Right):
+    """In a batch, a stale removal says REFUSED and removes all the same."""
+
+    async def remove(self, removals: Sequence[Removal]) -> Sequence[WriteAnswer]:
+        answers = await super().remove(removals)
+        for removal, answer in zip(removals, answers, strict=True):
+            if len(removals) > 1 and answer.status is WriteStatus.REFUSED:
+                self._replace(removal.doc_id, None)
+        return answers
+
+
+class LyingWrite(Right):
+    """In a batch of which one write landed, those that were REFUSED are written as well."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        answers = await super().write(writes)
+        if any(answer.status is WriteStatus.LANDED for answer in answers):
+            for write, answer in zip(writes, answers, strict=True):
+                if answer.status is WriteStatus.REFUSED:
+                    self._replace(write.prepared.document.doc_id, write.prepared.document)
+        return answers
+
+
+class LyingLanding(Right):
+    """In a batch of which one removal was refused, the others say LANDED and are rolled back."""
+
+    async def remove(self, removals: Sequence[Removal]) -> Sequence[WriteAnswer]:
+        before = self.snapshot()
+        answers = await super().remove(removals)
+        if any(answer.status is WriteStatus.REFUSED for answer in answers):
+            self._copies = before
+        return answers
 
 
 class Shuffled(Right):
@@ -457,7 +548,152 @@ class ScanLocksForEver(Right):
             yield pages
 
 
+class ScanEndsEarly(ScansOwn):
+    """A scan ends after 600 documents, as a result page of a server does."""
+
+    def entries(self, after: str | None) -> list[tuple[str, Observation]]:
+        return super().entries(after)[:600]
+
+
+class ScanTurnsLive(ScansOwn):
+    """The first thousand documents of a scan are a snapshot; what follows is asked for when it is needed."""
+
+    @asynccontextmanager
+    async def open_scan(self, after: str | None = None) -> Any:
+        async def pages() -> AsyncGenerator[ScanPage, None]:
+            first = self.entries(after)[:1000]
+            yield first
+            await trio.lowlevel.checkpoint()
+            if first:
+                yield self.entries(first[-1][0])
+
+        async with aclosing(pages()) as open_pages:
+            yield open_pages
+
+
+class CountsNothing(Right):
+    """count is not implemented."""
+
+    async def count(self) -> int:
+        return 0
+
+
+class CountsOnce(Right):
+    """count is an estimate from statistics that are never brought up to date again."""
+
+    _counted: int | None = None
+
+    async def count(self) -> int:
+        if self._counted is None:
+            self._counted = await super().count()
+        return self._counted
+
+
+class CountsRows(Right):
+    """count gives the number of chunks."""
+
+    async def count(self) -> int:
+        return 3 * await super().count()
+
+
 # Cancellation, errors
+
+
+class EmptiesFirst(Right):
+    """An emptied text under a false digest is committed first, then the real write; a cancellation cannot part them."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        for write in writes:
+            copy = self._copies.get(write.prepared.document.doc_id)
+            if copy is not None and copy.token == write.token and copy.document.text is not None:
+                version = attrs.evolve(copy.document.version, digest="0" * 64)
+                self._copies[copy.document.doc_id] = attrs.evolve(
+                    copy, document=attrs.evolve(copy.document, text="", version=version)
+                )
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self.change_nowait(writes)
+
+
+class DeletesFirst(Right):
+    """A document is deleted, and then inserted anew; a cancellation cannot part the two."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        held = self.snapshot()
+        going = {one.prepared.document.doc_id for one in writes}
+        self._copies = {doc_id: copy for doc_id, copy in held.items() if doc_id not in going}
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._copies = held
+        return self.change_nowait(writes)
+
+
+class ContentBeforeVersion(Right):
+    """Texts and versions are in two tables, and one is committed before the other."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        for write in writes:
+            document = write.prepared.document
+            copy = self._copies.get(document.doc_id)
+            if copy is not None and copy.token == write.token and None not in (copy.document.text, document.text):
+                mixed = attrs.evolve(copy.document, text=document.text)
+                self._copies[document.doc_id] = attrs.evolve(copy, document=mixed)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self.change_nowait(writes)
+
+
+class ReadsInTwoLooks(Right):
+    """read looks for the token first and for the content later."""
+
+    async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
+        tokens = self._tokens(doc_ids)
+        return [
+            one if isinstance(one, StoreError) else attrs.evolve(one, token=tokens[doc_id])
+            for doc_id, one in zip(doc_ids, await super().read(doc_ids), strict=True)
+        ]
+
+    def _tokens(self, doc_ids: Sequence[str]) -> dict[str, str]:
+        return {doc_id: self.observe_nowait(doc_id).token for doc_id in doc_ids}
+
+
+class SlowlyEmptiesFirst(EmptiesFirst):
+    """As its base, and every write takes ten seconds: readers that never pause would stop a virtual clock."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        await trio.sleep(10)
+        return await super().write(writes)
+
+
+class DeletesFirstAlone(Right):
+    """One call at a time; a document is deleted and then inserted anew, and a cancellation can come between."""
+
+    changed_traits: ClassVar[dict[str, Any]] = {"max_calls": 1}
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        held = self.snapshot()
+        going = {one.prepared.document.doc_id for one in writes}
+        self._copies = {doc_id: copy for doc_id, copy in held.items() if doc_id not in going}
+        await trio.lowlevel.checkpoint()
+        self._copies = held
+        return await super().write(writes)
+
+
+class BuriesInTwoSteps(Right):
+    """One call at a time; a document that is deleted is emptied first, and a cancellation can come between."""
+
+    changed_traits: ClassVar[dict[str, Any]] = {"max_calls": 1}
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        for write in writes:
+            copy = self._copies.get(write.prepared.document.doc_id)
+            if write.prepared.document.version.deleted and copy is not None:
+                self._copies[copy.document.doc_id] = attrs.evolve(copy, intact=False)
+        await trio.lowlevel.checkpoint()
+        return await super().write(writes)
+
+
+class RacesAlone(CheckThenAct):
+    """Says that its fence is strong, and that it takes one call at a time: nothing shows that it looks too early."""
+
+    changed_traits: ClassVar[dict[str, Any]] = {"max_calls": 1}
 
 
 class TornWrites(Right):
@@ -524,6 +760,16 @@ WRONG: list[tuple[type[Right], str]] = [
     (CheckThenAct, "one-winner"),
     (RemovesBlindly, "stale-refused"),
     (ReadTokenDiffers, "absent-is-absent"),
+    (GraveUnfenced, "fence-everywhere"),
+    (GraveUnfencedForCreators, "fence-everywhere"),
+    (NumberlessUnfenced, "fence-everywhere"),
+    (CreatesUnfenced, "fence-everywhere"),
+    (DeletesUnfenced, "fence-everywhere"),
+    (RemovesGravesBlindly, "fence-everywhere"),
+    (LyingRemoval, "fence-everywhere"),
+    (LyingRemoval, "answers-are-true"),
+    (LyingWrite, "answers-are-true"),
+    (LyingLanding, "answers-are-true"),
     (Shuffled, "answers-in-order"),
     (LeavesOutAbsent, "one-answer-each"),
     (PoisonFailsBatch, "one-poison-alone"),
@@ -556,6 +802,19 @@ WRONG: list[tuple[type[Right], str]] = [
     (ScanHidesTombstones, "scan-complete"),
     (ScanReadsLive, "scan-snapshot"),
     (ScanLocksForEver, "scan-left-early"),
+    (ScanEndsEarly, "scan-complete"),
+    (ScanTurnsLive, "scan-snapshot"),
+    (CountsNothing, "count-near"),
+    (CountsOnce, "count-near"),
+    (CountsRows, "count-near"),
+    (EmptiesFirst, "whole-beside-writers"),
+    (DeletesFirst, "whole-beside-writers"),
+    (ContentBeforeVersion, "whole-beside-writers"),
+    (ReadsInTwoLooks, "whole-beside-writers"),
+    (SlowlyEmptiesFirst, "whole-beside-writers"),
+    (DeletesFirstAlone, "cancelled-whole"),
+    (BuriesInTwoSteps, "cancelled-whole"),
+    (RacesAlone, "fence-raced"),
     (TornWrites, "cancelled-whole"),
     (LandsLater, "cancelled-whole"),
     (LetsDriverErrorsOut, "hostile-ids"),
@@ -578,7 +837,7 @@ def in_virtual_time(kind: type[Right], **options: Any) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-@pytest.mark.parametrize(("kind", "promise"), WRONG, ids=[kind.__name__ for kind, _ in WRONG])
+@pytest.mark.parametrize(("kind", "promise"), WRONG, ids=[f"{kind.__name__}-{name}" for kind, name in WRONG])
 def test_wrong_store_is_rejected_by_name(kind: type[Right], promise: str) -> None:
     """A store with one mistake breaks the promise that the mistake is about, and its message says so."""
     with pytest.raises(ContractBroken) as caught:
@@ -743,6 +1002,29 @@ class LocksByItself(Shared):
             ]
 
 
+class EmptiesFirstShared(Shared):
+    """One call at a time on each handle; an emptied copy is committed first, then the real write."""
+
+    changed_traits: ClassVar[dict[str, Any]] = {"max_calls": 1}
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        for write in writes:
+            copy = self._copies.get(write.prepared.document.doc_id)
+            if copy is not None and copy.token == write.token:
+                self._copies[copy.document.doc_id] = attrs.evolve(copy, intact=False)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self.change_nowait(writes)
+
+
+class LooksThenWrites(Shared):
+    """One call at a time on each handle; the token is compared in one transaction, and written in another."""
+
+    changed_traits: ClassVar[dict[str, Any]] = {"max_calls": 1}
+
+    def _early_tokens(self, doc_ids: Sequence[str]) -> dict[str, str]:
+        return {doc_id: self.observe_nowait(doc_id).token for doc_id in doc_ids}
+
+
 class CountsByItself(Shared):
     """Each handle counts revisions from its own start, so tokens come back."""
 
@@ -781,6 +1063,9 @@ def two_handles(kind: type[Shared]) -> tuple[Callable[[], Any], Callable[[], Any
         (CachesLooks, "seen-elsewhere"),
         (LocksByItself, "one-winner"),
         (LocksByItself, "no-lost-update"),
+        (LooksThenWrites, "one-winner"),
+        (LooksThenWrites, "no-lost-update"),
+        (EmptiesFirstShared, "whole-beside-writers"),
         (CountsByItself, "seen-elsewhere"),
         (ForgetsOnClose, "seen-elsewhere"),
     ],
@@ -797,6 +1082,40 @@ async def test_second_handle(kind: type[Shared], promise: str) -> None:
 async def test_right_store_with_a_second_handle_is_accepted() -> None:
     """The control: handles that share contents and counter keep every promise."""
     first, again = two_handles(Shared)
+    await check_store(first, again=again)
+
+
+def test_unraced_fence_is_accepted_only_when_said() -> None:
+    """A right store with one call at a time passes with races=False, and one that can be raced needs no such word."""
+
+    class OneAtATime(Right):
+        changed_traits: ClassVar[dict[str, Any]] = {"max_calls": 1}
+
+    in_virtual_time(OneAtATime, races=False)
+    with pytest.raises(ContractBroken, match="again="):
+        in_virtual_time(OneAtATime, only=["fence-raced"])
+    with pytest.raises(ContractBroken, match="landed"):
+        in_virtual_time(CheckThenAct, only=["one-winner"], races=False)
+
+
+def test_slow_store_is_not_outrun_by_its_readers() -> None:
+    """Readers beside a slow writer let a virtual clock go on: a right store that takes its time is accepted."""
+
+    class Slow(Right):
+        async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+            await trio.sleep(2)
+            return await super().write(writes)
+
+    in_virtual_time(Slow, only=["whole-beside-writers"])
+
+
+async def test_second_handle_races_a_store_that_takes_one_call_at_a_time() -> None:
+    """With a second handle, one call at a time on each is no reason to doubt a fence that is right."""
+
+    class OneAtATime(Shared):
+        changed_traits: ClassVar[dict[str, Any]] = {"max_calls": 1}
+
+    first, again = two_handles(OneAtATime)
     await check_store(first, again=again)
 
 

@@ -18,6 +18,7 @@ from trio_repair import (
     WriteStatus,
 )
 
+from ._promises_presences import ACTS, attempt, hold_every_presence, outcome_of, stale_tokens
 from ._subject import Promise, Subject, broken, promise, require
 
 FENCE: Final[list[Promise]] = []
@@ -93,6 +94,56 @@ async def _refused_alone(subject: Subject) -> None:
     landed = [answer.status is WriteStatus.LANDED for answer in answers]
     require(landed == [True, True, False, True], f"with the third token stale, LANDED was {landed}")
     await subject.require_held(new["a"], new["b"], old["c"], new["d"])
+
+
+@promise(
+    FENCE, "fence-everywhere", "The fence is asked whatever is held and whatever is to be done to it, in batches too."
+)
+async def _fence_everywhere(subject: Subject) -> None:
+    held = await hold_every_presence(subject, "all stale")
+    ids = list(held)
+    before = await subject.observe(*ids)
+    stale = {doc_id: await stale_tokens(subject, held[doc_id], seen) for doc_id, seen in zip(ids, before, strict=True)}
+    for act in ACTS:
+        for turn in range(max(map(len, stale.values()))):
+            tokens = {doc_id: every[turn % len(every)] for doc_id, every in stale.items()}
+            alone = [{doc_id: token} for doc_id, token in tokens.items()]
+            for batch in (*alone, tokens):
+                answers = await attempt(subject, act, batch)
+                for doc_id, answer in zip(batch, answers, strict=True):
+                    where = f"a {act} on a stale token, over {doc_id} in a call of {len(batch)},"
+                    require(answer.status is WriteStatus.REFUSED, f"{where} was {answer.status}")
+                    require(answer.observation == before[ids.index(doc_id)], f"{where} does not show what is held")
+                require(before == await subject.observe(*ids), f"a {act} that was refused changed what is held")
+        await subject.require_held(*(one.document for one in held.values() if one.document is not None))
+
+
+@promise(FENCE, "answers-are-true", "What LANDED in a call is held after it, and what was REFUSED in it is as before.")
+async def _answers_are_true(subject: Subject) -> None:
+    for act in ACTS:
+        for odd in (0, 1):
+            held = await hold_every_presence(subject, f"{act} {odd}")
+            ids = list(held)
+            before = await subject.observe(*ids)
+            stale = set(ids[odd::2])
+            tokens = {
+                doc_id: "no such token" if doc_id in stale else seen.token
+                for doc_id, seen in zip(ids, before, strict=True)
+            }
+            answers = await attempt(subject, act, tokens)
+            after = await subject.observe(*ids)
+            for doc_id, was, answer, now in zip(ids, before, answers, after, strict=True):
+                wanted = WriteStatus.REFUSED if doc_id in stale else WriteStatus.LANDED
+                name = f"a {act} of {doc_id} in a call of {len(ids)}"
+                require(answer.status is wanted, f"{name} was {answer.status}, not {wanted}")
+                require(answer.observation == now, f"{name} does not show what is held afterwards")
+                require(doc_id not in stale or was == now, f"{name} was refused and changed what is held")
+            untouched = (one.document for doc_id, one in held.items() if doc_id in stale)
+            written = [outcome_of(subject, act, doc_id) for doc_id in ids if doc_id not in stale]
+            await subject.require_held(*(one for one in untouched if one is not None))
+            for one, seen in ((one, after[ids.index(one.doc_id)]) for one in written if one is not None):
+                if seen.presence is not Presence.ABSENT or not one.version.deleted:
+                    await subject.require_held(one)
 
 
 @promise(FENCE, "no-aba", "A token does not come back to life when the same content is deleted and written again.")
@@ -239,11 +290,31 @@ async def _cancelled_whole(subject: Subject) -> None:
         ):
             await _cut_short(act, checkpoints, seconds)
         require(after == await subject.observe(*ids), "something changed after a cancelled call had ended")
-    removals = [Removal(doc_id=doc_id, token=look.token) for doc_id, look in zip(ids, after, strict=True)]
-    await _cut_short(lambda: subject.remove(*removals), 1, 0.0)
-    left = await subject.observe(*ids)
-    kept = [document for document, look in zip(held, left, strict=True) if look.presence is Presence.LIVE]
+    for checkpoints, seconds in cuts:
+        await _cut_deletes(subject, [f"deleted {doc_id}" for doc_id in ids], checkpoints, seconds)
+
+
+async def _cut_deletes(subject: Subject, ids: list[str], checkpoints: int, seconds: float) -> None:
+    """Cancel a delete, and then a removal, of several documents: each is held whole, or is gone."""
+    held = [subject.document(doc_id, f"{doc_id} " * 400, number=1) for doc_id in ids]
+    await subject.put(*held)
+    before = await subject.observe(*ids)
+    graves = [Document.tombstone(doc_id, number=2) for doc_id in ids]
+    prepared = await subject.prepare(*graves)
+    writes = [Write(prepared=one, token=look.token) for one, look in zip(prepared, before, strict=True)]
+    await _cut_short(lambda: subject.write(*writes), checkpoints, seconds)
+    between = await subject.observe(*ids)
+    kept = [
+        grave if look != was else document
+        for document, grave, was, look in zip(held, graves, before, between, strict=True)
+        if look.presence is not Presence.ABSENT or subject.traits.keeps_tombstones
+    ]
     await subject.require_held(*kept)
+    removals = [Removal(doc_id=doc_id, token=look.token) for doc_id, look in zip(ids, between, strict=True)]
+    await _cut_short(lambda: subject.remove(*removals), checkpoints, seconds)
+    after = await subject.observe(*ids)
+    left = {doc_id for doc_id, look in zip(ids, after, strict=True) if look.presence is not Presence.ABSENT}
+    await subject.require_held(*(document for document in kept if document.doc_id in left))
 
 
 async def _cut_short(act: Callable[[], Awaitable[Any]], checkpoints: int, seconds: float) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from trio_repair import Document, Observation
+from trio_repair import Document, Observation, Removal
 
 from ._samples import HOSTILE_IDS
 from ._subject import Promise, Subject, promise, require
@@ -15,10 +15,22 @@ from ._subject import Promise, Subject, promise, require
 SCAN: Final[list[Promise]] = []
 
 
-async def _fill(subject: Subject) -> list[str]:
-    """More documents than one call may name, up to 1,200; their ids in order."""
-    ids = [f"document {index:05}" for index in range(min(2 * subject.traits.max_batch + 3, 1200))]
-    await subject.put(*(subject.document(doc_id, f"text of {doc_id}") for doc_id in ids))
+_MANY: Final = 1100
+"""More than the thousand at which many a driver ends a page without a word."""
+_PATIENCE: Final = 10.0
+"""Seconds after which a slow store need not be filled further."""
+
+
+async def _fill(subject: Subject, *, at_least: int = 0, many: bool = False) -> list[str]:
+    """More documents than one call may name, up to 1,200; with `many`, 1,100 if the store is quick. Ids in order."""
+    size = subject.traits.max_batch
+    enough = max(at_least, min(2 * size + 3, 1200))
+    ids = [f"document {index:05}" for index in range(max(enough, _MANY) if many else enough)]
+    deadline = trio.current_time() + _PATIENCE
+    for start in range(0, len(ids), size):
+        if start >= enough and trio.current_time() > deadline:
+            return ids[:start]
+        await subject.put(*(subject.document(doc_id, f"text of {doc_id}") for doc_id in ids[start : start + size]))
     return ids
 
 
@@ -33,7 +45,7 @@ async def _scan_order(subject: Subject) -> None:
 
 @promise(SCAN, "scan-complete", "A scan gives each document and tombstone once, as observe shows it.")
 async def _scan_complete(subject: Subject) -> None:
-    ids = await _fill(subject)
+    ids = await _fill(subject, many=True)
     await subject.put(Document.tombstone(ids[1], number=2), Document.tombstone("zz", number=1))
     await subject.take_away(ids[2])
     kept = [doc_id for doc_id in ids if doc_id != ids[2]]
@@ -77,7 +89,7 @@ async def _scan_resumes(subject: Subject) -> None:
 
 @promise(SCAN, "scan-snapshot", "A scan shows one moment: writes that land while it is open are not in it.")
 async def _scan_snapshot(subject: Subject) -> None:
-    ids = await _fill(subject)
+    ids = await _fill(subject, many=True)
     before = await subject.scan()
     got: list[tuple[str, Observation]] = []
     async with subject.store.open_scan() as pages:
@@ -126,3 +138,18 @@ async def _scans_at_once(subject: Subject) -> None:
     first, second = await subject.together([subject.scan, lambda: subject.scan(ids[0])])
     require([doc_id for doc_id, _ in first] == ids, "the scan from the start is not complete")
     require([doc_id for doc_id, _ in second] == ids[1:], "the scan from the second document is not complete")
+
+
+@promise(SCAN, "count-near", "With hundreds of documents held, count is above 0 and within a factor of 2 of the truth.")
+async def _count_near(subject: Subject) -> None:
+    ids = await _fill(subject, at_least=200, many=True)
+    await _require_near(subject, len(ids))
+    removed = ids[len(ids) // 4 :]
+    seen = await subject.observe(*removed)
+    await subject.remove(*(Removal(doc_id=doc_id, token=one.token) for doc_id, one in zip(removed, seen, strict=True)))
+    await _require_near(subject, len(ids) - len(removed))
+
+
+async def _require_near(subject: Subject, held: int) -> None:
+    total = await subject.store.count()
+    require(held <= 2 * total <= 4 * held, f"{held} documents are held, and count gave {total}")
