@@ -120,6 +120,21 @@ class CheckThenAct(Right):
         return {doc_id: self.observe_nowait(doc_id).token for doc_id in doc_ids}
 
 
+class ChecksLongBefore(Right):
+    """The fence is asked, the server takes its time, and then the write goes by the token of that later moment."""
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        early = [self.observe_nowait(write.prepared.document.doc_id) for write in writes]
+        await trio.sleep(0.01)
+        now = [self.observe_nowait(write.prepared.document.doc_id) for write in writes]
+        return await super().write(
+            [
+                attrs.evolve(write, token=later.token) if write.token == first.token else write
+                for write, first, later in zip(writes, early, now, strict=True)
+            ]
+        )
+
+
 class RemovesBlindly(Right):
     """Writes are fenced, removals are not."""
 
@@ -758,6 +773,7 @@ WRONG: list[tuple[type[Right], str]] = [
     (NoFence, "stale-refused"),
     (CreatesBlindly, "one-creator"),
     (CheckThenAct, "one-winner"),
+    (ChecksLongBefore, "one-winner"),
     (RemovesBlindly, "stale-refused"),
     (ReadTokenDiffers, "absent-is-absent"),
     (GraveUnfenced, "fence-everywhere"),

@@ -190,6 +190,15 @@ async def _one_winner(subject: Subject) -> None:
     if subject.traits.fence is not Fence.STRONG:
         return
     writers = 8
+    await subject.look("a")
+    started = trio.current_time()
+    await subject.put(subject.document("a", "before the races"))
+    took = trio.current_time() - started
+
+    async def begin_late(act: Callable[[], Awaitable[list[WriteAnswer]]], by: int) -> list[WriteAnswer]:
+        await _pause(by, took * by / (2 * writers))
+        return await act()
+
     async with subject.open_handles() as handles:
         for number in range(10):
             token = (await subject.look("a")).token
@@ -200,7 +209,9 @@ async def _one_winner(subject: Subject) -> None:
             for index, document in enumerate(documents):
                 handle = handles[index % len(handles)]
                 (prepared,) = await handle.prepare(document)
-                acts.append(functools.partial(handle.write, Write(prepared=prepared, token=token)))
+                act = functools.partial(handle.write, Write(prepared=prepared, token=token))
+                # All at once, and one behind the other by turns: writers that keep step may all look, and then all act.
+                acts.append(functools.partial(begin_late, act, index * (number % 2)))
             answers = await subject.together(acts)
             landed = [index for index, (answer,) in enumerate(answers) if answer.status is WriteStatus.LANDED]
             if len(landed) != 1:
@@ -317,14 +328,19 @@ async def _cut_deletes(subject: Subject, ids: list[str], checkpoints: int, secon
     await subject.require_held(*(document for document in kept if document.doc_id in left))
 
 
+async def _pause(checkpoints: int, seconds: float) -> None:
+    """Let other tasks go on for so many checkpoints, and then for so many seconds."""
+    for _ in range(checkpoints):
+        await trio.lowlevel.checkpoint()
+    if seconds > 0:
+        await trio.sleep(seconds)
+
+
 async def _cut_short(act: Callable[[], Awaitable[Any]], checkpoints: int, seconds: float) -> None:
     """Run `act`, and cancel it after so many checkpoints and then so many seconds, if it still runs."""
 
     async def cancel_later(scope: trio.CancelScope) -> None:
-        for _ in range(checkpoints):
-            await trio.lowlevel.checkpoint()
-        if seconds > 0:
-            await trio.sleep(seconds)
+        await _pause(checkpoints, seconds)
         scope.cancel()
 
     async with trio.open_nursery() as nursery:
