@@ -119,6 +119,11 @@ class Mute:
     async def write(self, writes: Any) -> Any:
         return [WriteAnswer(status=self.status) for _ in writes]
 
+    async def remove(self, removals: Any) -> Any:
+        if self.status is WriteStatus.UNKNOWN:
+            return await self.write(removals)
+        return await self.inner.remove(removals)
+
 
 @pytest.mark.parametrize(
     ("status", "error"),
@@ -314,6 +319,27 @@ async def test_what_went_wrong_with_the_cache(
     assert number in (..., world.number("cache"))
 
 
+async def test_a_source_that_changes_while_the_cache_is_refreshed_from_it(autojump_clock):
+    """The critical stores were read back equal; what the text store holds a moment later is not put into the cache."""
+    world = World()
+    world.put_all(number=2)
+    world.put("cache", number=1)
+    world.faulty["text"].add(Fault(FaultKind.CONCURRENT_WRITE, "read"))
+    result = await _repair(world, **ONCE)
+    assert (f"{WARNING}: entry removed, not refreshed: the source changed meanwhile",) == result.warnings
+    assert None is world.number("cache")
+
+
+async def test_an_entry_that_cannot_be_removed_for_no_reason_that_is_given(autojump_clock):
+    """It is named, and may be stale."""
+    world = World()
+    world.drift()
+    stores = attrs.evolve(world.stores, cache=Mute(world.faulty["cache"], WriteStatus.UNKNOWN))
+    async with open_repair_engine(stores, config(cache="invalidate")) as engine:
+        result = await engine.execute_repair_job(job(**ONCE))
+    assert (f"{WARNING}: document 'd': the entry may be stale",) == result.warnings
+
+
 async def test_a_cache_that_cannot_be_filled(autojump_clock):
     """Where there was no entry there is none now, and why is said."""
     world = World()
@@ -347,27 +373,45 @@ class Watched:
         return call
 
 
-async def test_the_phase_that_is_shown_is_what_is_done(autojump_clock):
+@pytest.mark.parametrize(
+    ("critical", "expected"),
+    [
+        (
+            True,
+            [
+                ("text", "read", RepairPhase.READ),
+                ("vector", "prepare", RepairPhase.PREPARE),
+                ("vector", "write", RepairPhase.WRITE),
+                ("cache", "prepare", RepairPhase.CACHE),
+                ("cache", "write", RepairPhase.CACHE),
+            ],
+        ),
+        (
+            False,
+            [
+                ("text", "read", RepairPhase.READ),
+                ("cache", "prepare", RepairPhase.CACHE),
+                ("cache", "write", RepairPhase.CACHE),
+            ],
+        ),
+    ],
+)
+async def test_the_phase_that_is_shown_is_what_is_done(autojump_clock, critical: bool, expected: list[Any]):
     """Whatever a store is asked, the row of the running repair says why."""
     world = World()
-    world.drift()
+    world.put_all(number=2)
+    for name in ("vector", "cache") if critical else ("cache",):
+        world.put(name, number=1)
     phases: list[tuple[str, str, RepairPhase]] = []
     engines: list[RepairExecutionEngine] = []
     stores = {name: Watched(store, name, phases, lambda: engines[0]) for name, store in world.faulty.items()}
     async with open_repair_engine(Stores(**stores), config()) as engine:
         engines.append(engine)
         result = await engine.execute_repair_job(job())
-    assert RepairOutcome.REPAIRED is result.outcome
-    assert [
-        ("text", "read", RepairPhase.READ),
-        ("vector", "prepare", RepairPhase.PREPARE),
-        ("vector", "write", RepairPhase.WRITE),
-        ("cache", "prepare", RepairPhase.CACHE),
-        ("cache", "write", RepairPhase.CACHE),
-    ] == [row for row in phases if row[1] != "observe"]
-    assert {RepairPhase.OBSERVE, RepairPhase.VERIFY} == {
-        phase for _name, operation, phase in phases if operation == "observe"
-    }
+    assert (RepairOutcome.REPAIRED, "text") == (result.outcome, result.source)
+    assert expected == [row for row in phases if row[1] != "observe"]
+    looks = {phase for _name, operation, phase in phases if operation == "observe"}
+    assert ({RepairPhase.OBSERVE, RepairPhase.VERIFY} if critical else {RepairPhase.OBSERVE}) == looks
 
 
 async def test_metadata_that_is_content_is_proved_too(autojump_clock):
