@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import attrs
@@ -32,6 +33,7 @@ from trio_repair import (
     Write,
     WriteAnswer,
     WriteStatus,
+    summarize,
 )
 from trio_repair.abc import ScanPage
 from trio_repair.stores.memory import MemoryCopy, MemoryStore
@@ -563,6 +565,50 @@ class ScanLocksForEver(Right):
             yield pages
 
 
+class Summarizes(Right):
+    """Gives summaries, of which `summary` decides what they say, and `looked` what a look shows."""
+
+    def summary(self, view: Observation) -> str:
+        return summarize(view, self.traits)
+
+    def looked(self, view: Observation) -> Observation:
+        return view
+
+    @asynccontextmanager
+    async def open_summaries(self, after: str | None = None) -> Any:
+        async with self.open_scan(after) as pages:
+            yield (self.page(page) async for page in pages)
+
+    def page(self, page: ScanPage) -> Any:
+        views = dict(page)
+
+        async def look(doc_ids: Sequence[str]) -> list[Observation]:
+            return [self.looked(views[doc_id]) for doc_id in doc_ids]
+
+        return SimpleNamespace(ids=list(views), summaries=[self.summary(view) for view in views.values()], look=look)
+
+
+class SummarizesWithoutNumbers(Summarizes):
+    """Two versions of one text have one summary."""
+
+    def summary(self, view: Observation) -> str:
+        return "" if view.version is None else str(view.version.digest)
+
+
+class SummarizesGravesAsNothing(Summarizes):
+    """A tombstone has the summary of no other store's tombstone."""
+
+    def summary(self, view: Observation) -> str:
+        return "gone" if view.presence is Presence.TOMBSTONE else super().summary(view)
+
+
+class LooksElsewhere(Summarizes):
+    """A look among summaries gives another token than the scan."""
+
+    def looked(self, view: Observation) -> Observation:
+        return attrs.evolve(view, token=f"{view.token}'")
+
+
 class ScanEndsEarly(ScansOwn):
     """A scan ends after 600 documents, as a result page of a server does."""
 
@@ -819,6 +865,9 @@ WRONG: list[tuple[type[Right], str]] = [
     (ScanReadsLive, "scan-snapshot"),
     (ScanLocksForEver, "scan-left-early"),
     (ScanEndsEarly, "scan-complete"),
+    (SummarizesWithoutNumbers, "summaries-agree"),
+    (SummarizesGravesAsNothing, "summaries-agree"),
+    (LooksElsewhere, "summaries-agree"),
     (ScanTurnsLive, "scan-snapshot"),
     (CountsNothing, "count-near"),
     (CountsOnce, "count-near"),
@@ -1139,3 +1188,14 @@ def test_unknown_promise_is_refused() -> None:
     """A misspelt promise is an error, not a check that passes."""
     with pytest.raises(InvalidValue, match="no-abba"):
         in_virtual_time(Right, only=["no-abba"])
+
+
+def test_a_store_that_summarizes_as_it_should_is_right() -> None:
+    """Control: true summaries break nothing, and neither do those that leave everything to a look."""
+
+    class Lazy(Summarizes):
+        def summary(self, view: Observation) -> str:
+            return ""
+
+    for kind in (Summarizes, Lazy):
+        in_virtual_time(kind, only=["summaries-agree"])

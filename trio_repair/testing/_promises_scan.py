@@ -7,7 +7,8 @@ from typing import Final
 
 import trio
 
-from trio_repair import Document, Observation, Removal
+from trio_repair import Document, Observation, Removal, summarize
+from trio_repair.abc import SummarizingStore
 
 from ._samples import HOSTILE_IDS
 from ._subject import Promise, Subject, promise, require
@@ -55,6 +56,31 @@ async def _scan_complete(subject: Subject) -> None:
     require(scanned == kept, f"{len(kept)} documents and tombstones are held, and a scan gave {len(scanned)}")
     seen = await subject.observe(*kept)
     require([one for _, one in entries] == seen, "scan and observe show different states of a document")
+
+
+@promise(
+    SCAN, "summaries-agree", "Summaries, where a store gives them, say of each document what a scan shows, or nothing."
+)
+async def _summaries_agree(subject: Subject) -> None:
+    store = subject.store
+    if not isinstance(store, SummarizingStore):
+        return
+    ids = await _fill(subject)
+    unnumbered = subject.document("zy", "text", number=None)
+    await subject.put(unnumbered, Document.tombstone("zz", number=1), Document.tombstone(ids[1], number=2))
+    for after in (None, ids[1]):
+        shown = await subject.scan(after)
+        got: list[tuple[str, str, Observation]] = []
+        async with store.open_summaries(after) as pages:
+            async for page in pages:
+                got.extend(zip(page.ids, page.summaries, await page.look(page.ids), strict=True))
+        require([doc_id for doc_id, _ in shown] == [doc_id for doc_id, _, _ in got], "scan and summaries differ in ids")
+        for (doc_id, view), (_, summary, looked) in zip(shown, got, strict=True):
+            require(
+                summary in (summarize(view, subject.traits), ""),
+                f"the summary of {doc_id[:20]!r} is not what summarize makes of its observation",
+            )
+            require(view == looked, f"a look at {doc_id[:20]!r} among summaries shows another state than the scan")
 
 
 @promise(SCAN, "scan-after", "With `after`, a scan gives exactly the documents whose ids are greater.")
