@@ -11,7 +11,7 @@ from test_batching import serve
 
 from trio_repair import CircuitOpen, Observation, Prepared, StoreUnavailable
 from trio_repair._requests import Operation
-from trio_repair._stepping import Gather
+from trio_repair._stepping import Gather, Steps
 from trio_repair.testing import Fault, FaultKind, make_document
 
 
@@ -191,3 +191,19 @@ async def test_preparations_that_never_end(autojump_clock):
         again = served.batcher.prepare(make_document("d9"), gather)
         await answered(gather)
         assert isinstance(again.answer, Prepared)
+
+
+async def test_a_request_is_over_before_its_answer_is_acted_on(autojump_clock):
+    """Whoever goes on in the very moment of the answer finds no call of its own under way."""
+    world = World()
+    async with serve(world.faulty["text"]) as served:
+        gather = Gather(2)
+        requests = [served.batcher.observe(doc_id, gather) for doc_id in "de"]
+        seen: list[bool] = []
+
+        async def repair() -> None:
+            await gather
+            seen.extend(request.ended for request in requests)
+
+        await Steps(repair()).run()
+        assert [True, True] == seen

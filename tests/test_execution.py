@@ -723,6 +723,7 @@ async def test_i7_a_document_that_moved_since_the_plan_is_refused(autojump_clock
         assert f"{name} store: document 'd' changed while being repaired" in result.error
         assert "changed since it was looked at" == result.step(name).detail
         assert before == world.snapshot()
+        assert 0 == engine.statistics().reobserved
         assert Outcome.REPAIRED is (await engine.execute_repair_job(job())).outcome
 
 
@@ -737,6 +738,7 @@ async def test_i7_a_plan_that_was_carried_out_already_is_consistent(autojump_clo
         result = await (await engine.submit(job(), plan=plan)).wait()
     assert Outcome.ALREADY_CONSISTENT is result.outcome
     assert before == world.snapshot()
+    assert 1 == world.faulty["vector"].calls["write"]
 
 
 async def test_i7_a_cache_step_that_was_not_planned_is_not_done(autojump_clock):

@@ -27,6 +27,7 @@ from trio_repair import (
     WriteStatus,
     open_repair_engine,
 )
+from trio_repair._clock import pack
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import Fault, FaultKind, RecordingInstrument
 
@@ -442,3 +443,79 @@ async def test_a_wait_before_overwriting(autojump_clock):
     world.put("vector", number=2)
     result = await _repair(world, settings={"settle": 3.0}, strategy=SyncStrategy.TEXT_SOURCE_OF_TRUTH)
     assert (RepairOutcome.REPAIRED, 2, 3.0) == (result.outcome, result.attempts, trio.current_time())
+
+
+async def test_a_source_that_changes_between_look_and_read(autojump_clock):
+    """It is the source that is named, since it has changed."""
+    world = World()
+    world.drift()
+    world.faulty["text"].add(Fault(FaultKind.CONCURRENT_WRITE, "read"))
+    result = await _repair(world, settings={"max_reobserve": 0}, **ONCE)
+    assert "text store: document 'd' changed while being repaired; look again" == result.error
+
+
+async def test_a_store_that_changes_after_its_write(autojump_clock):
+    """Written, and by somebody else before it was read back: that store is named."""
+    world = World()
+    world.drift()
+
+    class Rival(Mute):
+        async def write(self, writes: Any) -> Any:
+            answers = await self.inner.write(writes)
+            world.put("vector", number=9)
+            return answers
+
+    stores = attrs.evolve(world.stores, vector=Rival(world.faulty["vector"], WriteStatus.LANDED))
+    async with open_repair_engine(stores, config(max_reobserve=0)) as engine:
+        result = await engine.execute_repair_job(job(**ONCE))
+    assert "vector store: document 'd' changed while being repaired; look again" == result.error
+
+
+async def test_neither_copy_can_be_read(autojump_clock):
+    """Why each of them could not is told, in the order in which they were tried."""
+    world = World()
+    world.put("text", number=2)
+    world.put("vector", number=2)
+    damaged = attrs.evolve(world.memory["vector"].observe_nowait("d"), intact=False)
+    for name in ("text", "vector"):
+        world.faulty[name].add(Fault(FaultKind.REJECTED, "read"))
+
+    class Damaged(Mute):
+        async def observe(self, doc_ids: Any) -> Any:
+            return [damaged for _ in doc_ids]
+
+    stores = attrs.evolve(world.stores, text=Damaged(world.faulty["text"], WriteStatus.LANDED))
+    async with open_repair_engine(stores, config()) as engine:
+        result = await engine.resolve("d", "text")
+    assert (
+        "Manual resolution required: the text store cannot give the text (injected: never); "
+        "the vector store cannot give the text (injected: never)"
+    ) == result.error
+
+
+async def test_a_choice_whose_first_attempt_landed_in_one_store(autojump_clock):
+    """Tried again, what it wrote itself is no sign that somebody else was there."""
+    world = World()
+    world.put_all(number=3)
+    world.faulty["vector"].add(Fault(FaultKind.UNAVAILABLE, "write", times=1))
+    async with open_repair_engine(world.stores, config(), rng=random.Random(1)) as engine:
+        expected = {name: world.memory[name].observe_nowait("d").token for name in ("text", "vector")}
+        result = await engine.resolve("d", "delete", expected=expected)
+    assert (RepairOutcome.REPAIRED, 2) == (result.outcome, result.attempts)
+    assert [True, True] == [world.version(name).deleted for name in ("text", "vector")]
+
+
+async def test_numbers_of_a_clock_are_held_against_the_wall(autojump_clock):
+    """The engine's own wall clock decides what is the future, for the critical stores and for the cache."""
+    world = World()
+    past = pack(1_000, 0)
+    world.put_all(number=past)
+    world.put("text", number=past + (5_000 << 12))
+    far = pack(2**41 - 1, 0)
+    settings = {"numbers": "hlc"}
+    result = await _repair(world, settings=settings, strategy=SyncStrategy.MOST_RECENT)
+    assert (RepairOutcome.REPAIRED, past + (5_000 << 12)) == (result.outcome, world.number("cache"))
+    world.put("text", number=far)
+    result = await _repair(world, settings=settings, strategy=SyncStrategy.MOST_RECENT)
+    assert RepairOutcome.NEEDS_MANUAL is result.outcome
+    assert result.error.endswith("s in the future")

@@ -121,6 +121,17 @@ def test_the_fields_of_an_answer(operation: Operation, answer: Any, fits: bool):
         assert (None if fits else problem) == contract_problem(operation, requests, answers)
 
 
+def test_answers_that_raise_when_they_are_looked_at():
+    """What an adapter's own class raises is named by its type, and nothing of it is said."""
+
+    class Broken(list[Any]):
+        def __len__(self) -> int:
+            raise KeyError("MARKER")
+
+    problem = "observe answered with what cannot be read (KeyError)"
+    assert problem == contract_problem(Operation.OBSERVE, [_request()], Broken())
+
+
 def test_an_error_without_its_fields():
     """A subclass that forgot to call its base class cannot be told; its type is named."""
     requests = [_request(), _request()]

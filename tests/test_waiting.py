@@ -63,6 +63,16 @@ def test_company_is_kept_small_where_it_must_be():
     assert ["b", "c"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
 
 
+def test_one_that_must_travel_alone_holds_nobody_up():
+    """It waits for a call of its own; the others go without it, and keep their order."""
+    suspects = Suspects()
+    waiting = WaitingRequests(suspects)
+    suspects.hung([(Operation.OBSERVE, "alone")])
+    _added(waiting, Operation.OBSERVE, "a", "alone", "b")
+    assert ["a", "b"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
+    assert ["alone"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
+
+
 def test_what_comes_back_is_first_again():
     """Requests of a call that broke go out again before all others, in the order that they had."""
     waiting = WaitingRequests(Suspects())
