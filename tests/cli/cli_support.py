@@ -310,6 +310,12 @@ class Troubled:
         async with self._store.open_scan(after) as pages:
             yield pages
 
+    @asynccontextmanager
+    async def open_summaries(self, after=None):
+        await self._trouble("open_scan")
+        async with self._store.open_summaries(after) as pages:
+            yield pages
+
 
 @asynccontextmanager
 async def troubled(settings, *, name, directory, content, create):
