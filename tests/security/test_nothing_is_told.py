@@ -51,6 +51,8 @@ class Quoting:
         self._inner, self._operation, self._kind = inner, operation, kind
 
     def __getattr__(self, name: str) -> Any:
+        if name == "open_summaries":
+            raise AttributeError(name)  # so that a check goes through the scan below
         return getattr(self._inner, name)
 
     def _raise(self) -> None:
