@@ -32,6 +32,14 @@ def test_in_order_and_no_document_twice():
     assert (0, 0) == (waiting.for_store, len(waiting.prepares))
 
 
+def test_a_second_request_for_a_document_holds_nobody_up():
+    """What was asked for after it travels with the first one."""
+    waiting = WaitingRequests(Suspects())
+    _added(waiting, Operation.OBSERVE, "a", "a", "b", "c")
+    assert ["a", "b", "c"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
+    assert ["a"] == _ids(waiting.take(Operation.OBSERVE, 64, without_suspects=False))
+
+
 def test_the_operation_asked_for_first_goes_first():
     """Across operations the order of asking decides, without those that only prepare and without suspects."""
     suspects = Suspects()
