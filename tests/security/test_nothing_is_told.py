@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import random
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +148,7 @@ async def _drive(wrap: Callable[[MemoryStore], Any], told: list[str]) -> None:
 
     async def repair() -> Any:
         instruments = [JsonLinesInstrument(lines), LoggingInstrument(), reprs]
-        async with open_repair_engine(stores, config, instruments=instruments) as engine:
+        async with open_repair_engine(stores, config, instruments=instruments, rng=random.Random(0)) as engine:
             jobs = [RepairJob(doc_id=one, strategy=SyncStrategy.MOST_RECENT, max_retries=1) for one in ("a", "b")]
             async with engine.run(jobs) as results:
                 told.extend([repr(result) + str(result.error) async for result in results])
@@ -159,6 +160,8 @@ async def _drive(wrap: Callable[[MemoryStore], Any], told: list[str]) -> None:
             return [divergence async for divergence in checking]
 
     await attempt(repair)
+    if isinstance(vector, FaultyStore):
+        await vector.wait_for_late_landings()  # however short the back-offs were
     await attempt(find)
     await attempt(lambda: count_changes(stores, SyncStrategy.MOST_RECENT, config))
     told.extend(
