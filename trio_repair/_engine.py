@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
+from typing import Final
 
 import attrs
 import trio
@@ -140,16 +141,19 @@ class RepairExecutionEngine:
         await trio.lowlevel.checkpoint()
         return await self._submit(job, _mission(job, plan))
 
-    async def _submit(self, job: RepairJob, mission: Mission, stream: ResultStream | None = None) -> RepairHandle:
+    async def _submit(self, job: RepairJob, mission: Mission) -> RepairHandle:
         while True:
             try:
-                return self._accept(job, mission, stream)
+                return self._accept(job, mission)
             except trio.WouldBlock:
                 await self._supervisor.room.wait()
 
-    async def _feed(self, item: RepairJob | PlannedJob, stream: ResultStream) -> None:
+    def _feed(self, item: RepairJob | PlannedJob, stream: ResultStream) -> None:
         job, plan = (item.job, item.plan) if isinstance(item, PlannedJob) else (item, None)
-        await self._submit(job, _mission(job, plan), stream)
+        self._supervisor.accept(job, _mission(job, plan), stream)
+
+    async def _wait_for_room(self) -> None:
+        await self._supervisor.room.wait()
 
     def submit_nowait(self, job: RepairJob, *, plan: RepairPlan | None = None) -> RepairHandle:
         """Accept a job now.
@@ -160,7 +164,7 @@ class RepairExecutionEngine:
             EngineClosed: the engine takes no more jobs.
             InvalidValue: the plan is for another document.
         """
-        return self._accept(job, _mission(job, plan), None)
+        return self._accept(job, _mission(job, plan))
 
     @asynccontextmanager
     async def run(self, jobs: JobSource) -> AsyncIterator[ResultStream]:
@@ -177,7 +181,13 @@ class RepairExecutionEngine:
 
         **If left early or cancelled:** jobs whose result was not taken are withdrawn.
         """
-        stream = ResultStream(jobs, self.limits, submit=self._feed, withdraw=self._supervisor.withdraw)
+        stream = ResultStream(
+            jobs,
+            self.limits,
+            accept=self._feed,
+            wait_for_room=self._wait_for_room,
+            withdraw=self._supervisor.withdraw,
+        )
         failure: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -251,8 +261,8 @@ class RepairExecutionEngine:
             handle.cancel()
             raise
 
-    def _accept(self, job: RepairJob, mission: Mission, stream: ResultStream | None) -> RepairHandle:
-        return RepairHandle(self._supervisor, self._supervisor.accept(job, mission, stream))
+    def _accept(self, job: RepairJob, mission: Mission) -> RepairHandle:
+        return RepairHandle(self._supervisor, self._supervisor.accept(job, mission, None))
 
     # Looking and steering
 
@@ -321,8 +331,13 @@ class RepairExecutionEngine:
         await self._supervisor.drain()
 
 
+_FOLLOWING: Final = {strategy: Mission(strategy=strategy) for strategy in SyncStrategy}
+
+
 def _mission(job: RepairJob, plan: RepairPlan | None) -> Mission:
-    if plan is not None and plan.doc_id != job.doc_id:
+    if plan is None:
+        return _FOLLOWING[job.strategy]
+    if plan.doc_id != job.doc_id:
         raise InvalidValue("plan", f"is for document {plan.doc_id!r}, the job for {job.doc_id!r}")
     return Mission(strategy=job.strategy, plan=plan)
 

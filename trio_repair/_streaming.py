@@ -41,12 +41,14 @@ class ResultStream(AsyncIterator[RepairResult]):
         jobs: JobSource,
         limits: Limits,
         *,
-        submit: Callable[[_Item, ResultStream], Awaitable[None]],
+        accept: Callable[[_Item, ResultStream], None],
+        wait_for_room: Callable[[], Awaitable[None]],
         withdraw: Callable[[Ticket], object],
     ) -> None:
         self._jobs = jobs
         self._limits = limits
-        self._submit_job = submit
+        self._accept_job = accept
+        self._wait_for_room = wait_for_room
         self._withdraw_ticket = withdraw
         self._live: dict[Ticket, None] = {}  # in order of acceptance
         self._ready: deque[RepairResult] = deque()
@@ -75,19 +77,31 @@ class ResultStream(AsyncIterator[RepairResult]):
                     await self._submit(item)
             else:
                 for item in self._jobs:
-                    await self._submit(item)
+                    if not self._submit_nowait(item):
+                        await self._submit(item)
         except Exception as error:
             self._failure = error
         finally:
             self._fed = True
             self._wake_reader.set()
 
+    def _submit_nowait(self, item: _Item) -> bool:
+        if self._outstanding >= self._window:
+            return False
+        try:
+            self._accept_job(item, self)
+        except trio.WouldBlock:
+            return False
+        return True
+
     async def _submit(self, item: _Item) -> None:
-        while self._outstanding >= self._window:
+        while not self._submit_nowait(item):
+            if self._outstanding < self._window:
+                await self._wait_for_room()
+                continue
             if self._wake_feeder.is_set():
                 self._wake_feeder = trio.Event()
             await self._wake_feeder.wait()
-        await self._submit_job(item, self)
 
     def accepted(self, ticket: Ticket) -> None:
         """Called by the engine in the same step as it accepts a job of this stream."""
