@@ -15,7 +15,8 @@ of its own. Then the same damage is done to each, of each kind to as many docume
     orphan           gone from the source without a tombstone, still in the vector store
     undeleted        deleted at the source, which keeps a tombstone; still in the vector store
     conflict         the vector store holds other content under the version that the source has too: the same number
-                     for this project, the same hash in the ledger for the others
+                     for this project, the same hash in the ledger for the others. (Had the source changed too, it
+                     would be stale to them, and they would mend it.)
     incomplete       the last chunk and its vector are gone
     stale-embedding  the vectors were made by another model
     stale-cache      the cache holds an older text; tools without a cache have nothing to repair there (n/a)
@@ -28,12 +29,12 @@ first round the judge must find every damaged document wrong, and all others rig
 told beside the seconds, because the embedder here is a cheap one: with a real model that is most of the cost.
 
 The same for all: texts, chunks (each tool's own splitter interface over one chunker), vectors (each tool's own embedder
-interface over `HashingEmbedder`), sqlite-vec, and commits that reach the disk. Not the same: this project's vector
-store is its own, with versions and digests beside the chunks, and it keeps a cache of every third document, which the
-others lack. LangChain's own sqlite-vec store needs a `sqlite3` module that can load extensions, ignores ids and cannot
-delete, so that `index` refuses it, and LlamaIndex has none: both get a minimal adapter of their vector store interface
-over apsw and sqlite-vec. LlamaIndex's document store is the one of its documentation, a JSON file; its cache of
-transformations is switched off, since it could not be hit. This project's check leaves out the wait between its two
+interface over `HashingEmbedder`), kept in sqlite-vec with commits that reach the disk. Not the same: this project's
+vector store is its own, with versions and digests beside the chunks, and it keeps a cache of every third document,
+which the others lack. LangChain's own sqlite-vec store needs a `sqlite3` module that can load extensions, ignores ids
+and cannot delete, so that `index` refuses it, and LlamaIndex has none: both get a minimal adapter of their vector store
+interface over apsw and sqlite-vec. LlamaIndex's document store is the one of its documentation, a JSON file; its cache
+of transformations is switched off, since it could not be hit. This project's check leaves out the wait between its two
 looks (`settle`, a second by default), because nobody writes meanwhile.
 """
 
