@@ -8,82 +8,17 @@ order of id, one file after the other, with plain SQL, and compares nothing.
 from __future__ import annotations
 
 import argparse
-import random
 import tempfile
 import tracemalloc
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import apsw
 import trio
 
 from benchmarks import _harness
-from trio_repair import AutoRepairConfig, ContentDefinition, Document, DocumentVersion, StoreError, Stores, Write, check
-from trio_repair.embedding import HashingEmbedder, WindowChunker
-from trio_repair.stores.sqlite_cache import open_sqlite_cache
-from trio_repair.stores.sqlite_text import open_sqlite_text
-from trio_repair.stores.sqlite_vector import open_sqlite_vector
-
-CONTENT = ContentDefinition()
-NAMES = ("text", "vector", "cache")
-
-
-async def open_stores(stack: AsyncExitStack, folder: Path, *, create: bool = False) -> Stores:
-    """The three embedded stores; vectors are short, since a check never looks at them."""
-    options: dict[str, Any] = {"synchronous": "normal", "create": create}
-    embedder, chunker = HashingEmbedder(8), WindowChunker()
-    return Stores(
-        text=await stack.enter_async_context(open_sqlite_text(folder / "text.db", **options)),
-        vector=await stack.enter_async_context(
-            open_sqlite_vector(folder / "vector.db", embedder=embedder, chunker=chunker, **options)
-        ),
-        cache=await stack.enter_async_context(open_sqlite_cache(folder / "cache.db", **options)),
-    )
-
-
-def document(number: int, version: int) -> Document:
-    """A short text: a check never reads it."""
-    text = f"document {number} at version {version}"
-    return Document(
-        doc_id=f"document-{number:09}",
-        text=text,
-        version=DocumentVersion(number=version, digest=CONTENT.digest(text, {})),
-    )
-
-
-async def build(folder: Path, count: int, damaged: float) -> int:
-    """Fill the stores; how many documents a check has to find."""
-    rng = random.Random(count)
-    found = 0
-    async with AsyncExitStack() as stack:
-        stores = await open_stores(stack, folder, create=True)
-        for start in range(0, count, 256):
-            batches: dict[str, list[Document]] = {name: [] for name in NAMES}
-            for number in range(start, min(count, start + 256)):
-                versions: dict[str, int | None] = dict.fromkeys(NAMES, 1)
-                if rng.random() < damaged:
-                    found += 1
-                    kind = rng.choice(("missing", "newer", "stale cache"))
-                    if kind == "missing":
-                        versions["vector"] = None
-                    elif kind == "newer":
-                        versions["text"] = 2
-                    else:
-                        versions["cache"] = 0
-                for name, version in versions.items():
-                    if version is not None:
-                        batches[name].append(document(number, version))
-            for name, batch in batches.items():
-                store = stores.by_name[name]
-                views = await store.observe([one.doc_id for one in batch])
-                writes = []
-                for view, prepared in zip(views, await store.prepare(batch), strict=True):
-                    assert not isinstance(view, StoreError)
-                    assert not isinstance(prepared, StoreError)
-                    writes.append(Write(prepared=prepared, token=view.token))
-                await store.write(writes)
-    return found
+from benchmarks._corpus import NAMES, build_damaged, open_stores
+from trio_repair import AutoRepairConfig, Stores, check
 
 
 def read_sorted(folder: Path) -> None:
@@ -99,15 +34,19 @@ def read_sorted(folder: Path) -> None:
         connection.close()
 
 
-async def run_check(folder: Path, expected: int) -> None:
+async def count_divergences(stores: Stores) -> int:
     """The check, without its wait between two looks, which is no work."""
-    async with AsyncExitStack() as stack:
-        stores = await open_stores(stack, folder)
-        checking = await stack.enter_async_context(check(stores, AutoRepairConfig(settle=0.0)))
-        found = 0
+    found = 0
+    async with check(stores, AutoRepairConfig(settle=0.0)) as checking:
         async for _divergence in checking:
             found += 1
-        assert expected == found
+    return found
+
+
+async def run_check(folder: Path, expected: int) -> None:
+    """Open the stores and check them."""
+    async with AsyncExitStack() as stack:
+        assert expected == await count_divergences(await open_stores(stack, folder))
 
 
 def main(arguments: list[str]) -> None:
@@ -121,7 +60,7 @@ def main(arguments: list[str]) -> None:
     for count in options.documents:
         with tempfile.TemporaryDirectory(prefix="trio-repair-") as directory:
             folder = Path(directory)
-            expected = trio.run(build, folder, count, options.damaged)
+            expected = len(trio.run(build_damaged, folder, count, options.damaged))
             comparison = _harness.interleave(
                 {
                     "read": lambda folder=folder: _harness.stopwatch(lambda: read_sorted(folder)),  # type: ignore[misc]

@@ -29,29 +29,22 @@ import attrs
 import trio
 
 from benchmarks import _harness
+from benchmarks._corpus import NAMES, open_stores, put
 from trio_repair import (
     AutoRepairConfig,
     ContentDefinition,
     Document,
     DocumentVersion,
     RepairJob,
-    StoreError,
-    Stores,
     SyncStrategy,
-    Write,
-    WriteStatus,
     open_repair_engine,
 )
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores._vector_layout import load_sqlite_vec
-from trio_repair.stores.sqlite_cache import open_sqlite_cache
-from trio_repair.stores.sqlite_text import open_sqlite_text
-from trio_repair.stores.sqlite_vector import open_sqlite_vector
 
 CHUNK = 1024
 WORDS = [f"word{number}" for number in range(5_000)]
 EMBEDDER, CHUNKER = HashingEmbedder(), WindowChunker()
-NAMES = ("text", "vector", "cache")
 
 
 def documents(count: int, version: int) -> Iterator[Document]:
@@ -65,36 +58,16 @@ def documents(count: int, version: int) -> Iterator[Document]:
         )
 
 
-async def open_stores(stack: AsyncExitStack, folder: Path, synchronous: Any, *, create: bool = False) -> Stores:
-    """The three embedded stores in a folder."""
-    options: dict[str, Any] = {"synchronous": synchronous, "create": create}
-    return Stores(
-        text=await stack.enter_async_context(open_sqlite_text(folder / "text.db", **options)),
-        vector=await stack.enter_async_context(
-            open_sqlite_vector(folder / "vector.db", embedder=EMBEDDER, chunker=CHUNKER, **options)
-        ),
-        cache=await stack.enter_async_context(open_sqlite_cache(folder / "cache.db", **options)),
-    )
-
-
 async def build(folder: Path, count: int) -> None:
     """Version 1 everywhere, and then version 2 in the text store."""
     async with AsyncExitStack() as stack:
-        stores = await open_stores(stack, folder, "normal", create=True)
+        stores = await open_stores(stack, folder, embedder=EMBEDDER, create=True)
         for version, named in ((1, NAMES), (2, ("text",))):
             made = list(documents(count, version))
             for start in range(0, count, 256):
                 some = made[start : start + 256]
                 for name in named:
-                    store = stores.by_name[name]
-                    views = await store.observe([document.doc_id for document in some])
-                    prepared = await store.prepare(some)
-                    writes = []
-                    for view, one in zip(views, prepared, strict=True):
-                        assert not isinstance(view, StoreError)
-                        assert not isinstance(one, StoreError)
-                        writes.append(Write(prepared=one, token=view.token))
-                    assert {answer.status for answer in await store.write(writes)} == {WriteStatus.LANDED}
+                    await put(stores.by_name[name], some)
 
 
 @attrs.define
@@ -217,7 +190,7 @@ def blind(files: Files, ids: Sequence[str]) -> None:
 async def engine(files: Files, ids: Iterable[str], concurrency: int) -> None:
     """This project."""
     async with AsyncExitStack() as stack:
-        stores = await open_stores(stack, files.folder, files.synchronous)
+        stores = await open_stores(stack, files.folder, embedder=EMBEDDER, synchronous=files.synchronous)
         config = AutoRepairConfig(max_concurrent_jobs=concurrency)
         jobs = (RepairJob(doc_id=doc_id, strategy=SyncStrategy.TEXT_SOURCE_OF_TRUTH) for doc_id in ids)
         opened = await stack.enter_async_context(open_repair_engine(stores, config))
