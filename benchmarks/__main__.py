@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m benchmarks NAME [OPTION ...]   (NAME --help for its options)\n")
         for name in names():
             claim = (importlib.import_module(f"benchmarks.{name}").__doc__ or "").splitlines()[0]
-            print(f"  {name:14} {claim}")
+            print(f"  {name:19} {claim}")
         return 0
     name, *rest = arguments
     if name not in names():

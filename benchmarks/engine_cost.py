@@ -26,14 +26,17 @@ def jobs(count: int) -> Iterator[RepairJob]:
         yield RepairJob(id=str(number), doc_id=f"document-{number}", strategy=SyncStrategy.MOST_RECENT)
 
 
-async def floor(made: list[RepairJob]) -> None:
-    """A pool of workers on a memory channel."""
+async def floor(made: list[RepairJob]) -> int:
+    """A pool of workers on a memory channel; how many jobs were done."""
+    done = 0
     send, receive = trio.open_memory_channel[RepairJob](0)
 
     async def worker() -> None:
+        nonlocal done
         async for _job in receive:
             with trio.move_on_after(TIMEOUT):
                 await trio.lowlevel.checkpoint()
+                done += 1
 
     async with trio.open_nursery() as nursery:
         for _ in range(CONCURRENCY):
@@ -41,10 +44,12 @@ async def floor(made: list[RepairJob]) -> None:
         async with send:
             for job in made:
                 await send.send(job)
+    assert done == len(made)
+    return done
 
 
-async def engine(made: list[RepairJob]) -> None:
-    """The engine, its executor replaced by one checkpoint."""
+async def engine(made: list[RepairJob]) -> int:
+    """The engine, its executor replaced by one checkpoint; how many results came."""
     from trio_repair._verdict import Verdict  # noqa: PLC0415 - the one private name that a stand-in executor needs
 
     done = Verdict(RepairOutcome.ALREADY_CONSISTENT)
@@ -63,6 +68,7 @@ async def engine(made: list[RepairJob]) -> None:
         async for result in results:
             count += result.success
     assert count == len(made)
+    return count
 
 
 def main(arguments: list[str]) -> None:
