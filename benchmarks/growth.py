@@ -1,4 +1,4 @@
-"""Claim: from 10,000 to a million documents, time per document stays within a factor of 2, and so does peak memory.
+"""Claim: from 10,000 to a million documents, time per document at most doubles, and 128 MiB of memory are enough.
 
 For each size the three embedded SQLite stores are built once, a given part of the documents damaged: missing in the
 vector store, newer in the text store, or stale in the cache. Two pieces of work are measured on them:
@@ -9,8 +9,9 @@ vector store, newer in the text store, or stale in the cache. Two pieces of work
 
 Every measurement is made in a process of its own, in rounds that go through all sizes. Time is that of the work on open
 stores; peak memory is the most that the process ever held, the interpreter and all imports included. Time is compared
-with the size that `--against` names, memory with the smallest size. A size with few damaged documents says little about
-the time of one repair: what an engine costs once is part of it.
+with the size that `--against` names, memory with the smallest size: it grows until SQLite's page caches are full, 16
+MiB for each of the three files, and should stay there. A size with few damaged documents says little about the time of
+one repair: what an engine costs once is part of it.
 """
 
 from __future__ import annotations
