@@ -22,12 +22,9 @@ from trio.testing import MockClock
 from benchmarks import (
     __main__,
     _harness,
-    check_scan,
     deadline_lateness,
-    engine_cost,
     growth,
     peers,
-    repair_throughput,
     simulated_latencies,
 )
 
@@ -55,10 +52,10 @@ def is_spread(value: dict[str, float]) -> bool:
 
 def test_every_benchmark_states_its_claim() -> None:
     """The first line of each docstring is the claim, which the list of benchmarks shows."""
-    modules = [check_scan, deadline_lateness, engine_cost, growth, peers, repair_throughput, simulated_latencies]
-    assert [module.__name__.removeprefix("benchmarks.") for module in modules] == __main__.names()
-    for module in modules:
-        assert (module.__doc__ or "").startswith("Claim: ")
+    names = __main__.names()
+    assert {"deadline_lateness", "growth", "peers", "simulated_latencies"} <= set(names)
+    for name in names:
+        assert (importlib.import_module(f"benchmarks.{name}").__doc__ or "").startswith("Claim: "), name
 
 
 def test_rounds_rotate_and_the_first_is_not_counted() -> None:
