@@ -22,6 +22,7 @@ from ._requests import EFFECTS, Answer, Operation, Request, contract_problem, is
 from ._stepping import Gather
 from ._store_call import StoreCall, Stretches
 from ._suspects import Question, Suspects
+from ._telling import unheard
 from ._timetable import Timer, Timetable
 from ._views import Prepared, Removal, StoreTraits, Write, WriteAnswer, WriteStatus
 from ._waiting import WaitingRequests
@@ -81,6 +82,7 @@ class Batcher:
         self._config = config
         self._timetable = timetable
         self._emit = emit
+        self._heard = emit is not unheard
         self._fail_fast = fail_fast
         self._suspects = Suspects()
         self._waiting = WaitingRequests(self._suspects)
@@ -133,26 +135,27 @@ class Batcher:
         if self._grace_ends is not None:
             request.settle(StoreUnavailable(self.name, "the engine is closing", request.doc_id))
             return request
-        if self._fail_fast and request.operation is not Operation.PREPARE and not self._may_probe():
+        closed = self.breaker.state is BreakerState.CLOSED
+        if request.operation is Operation.PREPARE:
+            if self._given_up[True] >= MAX_STUCK_PREPARES:
+                request.settle(self._cannot_prepare(request))
+                return request
+        elif self._fail_fast and not closed and self._free() <= 0:
+            # It would have to wait until the store is known to be back.
             request.settle(CircuitOpen(self.name, "is unreachable", request.doc_id))
-            return request
-        if request.operation is Operation.PREPARE and self._given_up[True] >= MAX_STUCK_PREPARES:
-            request.settle(self._cannot_prepare(request))
             return request
         now = self._clock.current_time()
         if self._suspects.any and self._suspects.is_guilty(request.question, now):
             problem = f"does not answer {request.operation.value} for this document; not asked again for a while"
             request.settle(StoreUnavailable(self.name, problem, request.doc_id))
             return request
-        self._waiting.add(request, now)
-        self._pump()
-        if self.breaker.state is not BreakerState.CLOSED:
+        waiting = self._waiting
+        waiting.add(request, now)
+        if request.operation is Operation.PREPARE or waiting.for_store > self._starting * self.traits.max_batch:
+            self._pump()
+        if not closed:
             self._watch_unavailable()
         return request
-
-    def _may_probe(self) -> bool:
-        """False if a request would have to wait until the store is known to be back."""
-        return self.breaker.state is BreakerState.CLOSED or self._free() > 0
 
     # Sending
 
@@ -252,7 +255,7 @@ class Batcher:
 
     def _sent(self, call: StoreCall) -> None:
         """The call is about to be made."""
-        if call.operation in EFFECTS:
+        if self._heard and call.operation in EFFECTS:
             for request in call.requests:
                 self._emit(
                     EventKind.WRITE_SENT,
@@ -292,17 +295,24 @@ class Batcher:
             problem = f"{call.operation.value} raised {type(failure).__name__}"
             self._misbehaved(call, problem, failure)
         for request in call.requests:
-            if request.answer is not None:
+            if request.on_ended is not None and request.answer is not None:
                 request.end()
 
     def _answered(self, call: StoreCall, answers: Sequence[Answer]) -> None:
         if call.operation is not Operation.PREPARE and self.breaker.succeeded():
             self._emit(EventKind.BREAKER_CLOSED, store=self.name)
-        suspects = self._suspects
+        if self._suspects.any:
+            for request in call.requests:
+                self._suspects.answered(request.question)
+        if self._heard and call.operation in EFFECTS:
+            for request, answer in zip(call.requests, answers, strict=True):
+                self._tell(request, answer)
+            return
         for request, answer in zip(call.requests, answers, strict=True):
-            if suspects.any:
-                suspects.answered(request.question)
-            self._tell(request, answer)
+            # `Request.settle`, without a call for each of so many.
+            if request.answer is None:
+                request.answer = answer
+                request.gather.one_answered()
 
     def _failed(self, call: StoreCall, error: StoreError) -> None:
         """The store says that the call as a whole failed and that nothing was written."""
@@ -340,7 +350,7 @@ class Batcher:
             self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
 
     def _tell(self, request: Request, answer: Answer) -> None:
-        if request.operation in EFFECTS and request.was_sent and request.answer is None:
+        if self._heard and request.operation in EFFECTS and request.was_sent and request.answer is None:
             verdict = answer.status.value if isinstance(answer, WriteAnswer) else "failed"
             self._emit(
                 EventKind.WRITE_SETTLED,

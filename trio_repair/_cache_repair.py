@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-import attrs
-
 from ._batching import Batcher
 from ._config import AutoRepairConfig
 from ._errors import StoreError
 from ._events import EventKind
 from ._model import Document, RepairPhase, SyncStrategy
-from ._planning import CacheStep, Policy, RepairPlan, plan_repair
+from ._planning import CacheStep, Policy, RepairPlan, cache_step, plan_repair
 from ._progress import Progress
 from ._requests import Request
 from ._stepping import Gather
+from ._telling import unheard
 from ._verdict import MOVED_ERROR, Ended, Moved
 from ._views import Observation, Prepared, WriteAnswer, WriteStatus
 
@@ -40,6 +39,7 @@ class CacheRepair:
         self._policy = policy
         self._config = config
         self._emit = emit
+        self._heard = emit is not unheard
         self._wall = wall
         self._content = content
 
@@ -54,7 +54,9 @@ class CacheRepair:
             views["cache"] = request.answer
             progress.stores["cache"].saw(request.answer)
             view = request.answer
-            self._emit(EventKind.OBSERVED, doc_id=request.doc_id, store="cache", token=view.token, version=view.version)
+            if self._heard:
+                doc_id, token, version = request.doc_id, view.token, view.version
+                self._emit(EventKind.OBSERVED, doc_id=doc_id, store="cache", token=token, version=version)
         elif isinstance(request.answer, StoreError):
             progress.stores["cache"].detail = request.answer.problem
             progress.warn(f"Cache update warning: {request.answer}")
@@ -81,18 +83,16 @@ class CacheRepair:
             if "cache" not in seen:
                 return
             view = seen["cache"]
-            settled = plan_repair(
-                doc_id, {**views, **seen}, SyncStrategy.TEXT_SOURCE_OF_TRUTH, self._policy, now=self._wall()
-            )
-            if settled.cache_step is CacheStep.NONE:
-                progress.stores["cache"].confirm(settled.version)
+            step = cache_step(view, plan.version, self._policy)
+            if step is CacheStep.NONE:
+                progress.stores["cache"].confirm(plan.version)
                 return
             if planned is CacheStep.NONE:
                 progress.warn(f"Cache update warning: cache store: document {doc_id!r} differs, outside the plan")
                 return
             if planned is CacheStep.INVALIDATE:
-                settled = attrs.evolve(settled, cache_step=CacheStep.INVALIDATE)
-            if await self._change(settled, document, view, views, progress):
+                step = CacheStep.INVALIDATE
+            if await self._change(plan, step, document, view, views, progress):
                 return
             gather = Gather(1)
             request = self._batcher.observe(doc_id, gather)
@@ -101,6 +101,7 @@ class CacheRepair:
     async def _change(
         self,
         plan: RepairPlan,
+        step: CacheStep,
         document: Document | None,
         view: Observation,
         views: Mapping[str, Observation],
@@ -109,8 +110,8 @@ class CacheRepair:
         """Replace the entry, or else remove it, or else warn. False if it changed meanwhile."""
         store = progress.stores["cache"]
         problem = "the entry may be stale"
-        if plan.cache_step is CacheStep.REFRESH:
-            prepared = await self._prepare(plan, document, views, progress)
+        if step is CacheStep.REFRESH:
+            prepared = await self._prepare(plan.doc_id, document, {**views, "cache": view}, progress)
             if isinstance(prepared, Prepared):
                 gather = Gather(1)
                 request = self._batcher.write(prepared, view.token, gather)
@@ -133,7 +134,7 @@ class CacheRepair:
         store.learn()
         verdict = _cache_verdict(request)
         if verdict is not None:
-            if verdict and plan.cache_step is CacheStep.REFRESH:
+            if verdict and step is CacheStep.REFRESH:
                 progress.warn(f"Cache update warning: cache store: entry removed, not refreshed: {problem}")
             return verdict
         problem = problem if store.detail is None else store.detail
@@ -141,12 +142,14 @@ class CacheRepair:
         return True
 
     async def _prepare(
-        self, plan: RepairPlan, document: Document | None, views: Mapping[str, Observation], progress: Progress
+        self, doc_id: str, document: Document | None, views: Mapping[str, Observation], progress: Progress
     ) -> Prepared | str:
         if document is None:
             source = progress.source
+            # The critical stores agree: whom to believe makes no difference, but for who is asked for the text.
+            plan = plan_repair(doc_id, views, SyncStrategy.TEXT_SOURCE_OF_TRUTH, self._policy, now=self._wall())
             try:
-                document = await self._content(plan.doc_id, plan, views, progress)
+                document = await self._content(doc_id, plan, views, progress)
             except Ended as ended:
                 return str(ended.verdict.error)
             except Moved:

@@ -30,6 +30,7 @@ from ._planning import (
 from ._progress import Progress
 from ._requests import Request
 from ._stepping import Gather, Steps
+from ._telling import unheard
 from ._ticket import Entry, Mission
 from ._verdict import MOVED_ERROR, UPDATE_FAILED, Ended, Moved, Verdict, store_failure, worst
 from ._views import Observation, Prepared, StoredDocument, WriteAnswer, WriteStatus
@@ -51,6 +52,7 @@ class Repairer:
         self._policy = policy
         self._config = config
         self._emit = emit
+        self._heard = emit is not unheard
         self._wall = wall
         self._cache = (
             CacheRepair(batchers["cache"], policy, config, emit, wall, self._content) if "cache" in batchers else None
@@ -174,7 +176,8 @@ class Repairer:
         return views
 
     def _tell_seen(self, doc_id: str, store: str, view: Observation) -> None:
-        self._emit(EventKind.OBSERVED, doc_id=doc_id, store=store, token=view.token, version=view.version)
+        if self._heard:
+            self._emit(EventKind.OBSERVED, doc_id=doc_id, store=store, token=view.token, version=view.version)
 
     def _decide(
         self, doc_id: str, mission: Mission, views: Mapping[str, Observation], progress: Progress
@@ -184,7 +187,9 @@ class Repairer:
         elif mission.choice is not None:
             plan = plan_resolution(doc_id, views, mission.choice, self._policy)
         else:
-            return plan_repair(doc_id, views, mission.strategy, self._policy, now=self._wall())
+            # The time of day costs as much as the decision, and matters to hybrid logical clocks only.
+            now = self._wall() if self._policy.numbers == "hlc" else 0.0
+            return plan_repair(doc_id, views, mission.strategy, self._policy, now=now)
         expected = plan.tokens if mission.expected is None else mission.expected
         decided = plan.action in (PlanAction.COPY, PlanAction.DELETE, PlanAction.NOTHING)
         for name, view in views.items():

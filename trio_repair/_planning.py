@@ -23,6 +23,7 @@ __all__ = [
     "PlannedWrite",
     "Policy",
     "RepairPlan",
+    "cache_step",
     "plan_repair",
     "plan_resolution",
 ]
@@ -181,6 +182,12 @@ def _most_recent_sources(views: Mapping[str, Observation], version: DocumentVers
     return tuple(from_text + from_vector if text.intact else from_vector + from_text)
 
 
+def cache_step(view: Observation, version: DocumentVersion | None, policy: Policy) -> CacheStep:
+    """What a cache that holds `view` needs once every critical store holds `version`; the text store is the source."""
+    sources = ("text",) if policy.traits["text"].holds_text else ()
+    return _cache_step({"cache": view}, version, sources, policy)
+
+
 def _cache_step(
     views: Mapping[str, Observation], version: DocumentVersion | None, sources: tuple[str, ...], policy: Policy
 ) -> CacheStep:
@@ -231,8 +238,8 @@ def _plan(
             reason=decision.reason,
             settle_first=False,
         )
-    cache_step = _cache_step(views, version, sources, policy)
-    needs_content = (decision.action is PlanAction.COPY and lagging) or cache_step is CacheStep.REFRESH
+    step = _cache_step(views, version, sources, policy)
+    needs_content = (decision.action is PlanAction.COPY and lagging) or step is CacheStep.REFRESH
     outranked = version is not None and any(rank(_number(views[name])) > rank(version.number) for name in lagging)
     return RepairPlan(
         doc_id=doc_id,
@@ -241,7 +248,7 @@ def _plan(
         version=version,
         sources=sources if needs_content else (),
         writes=tuple(PlannedWrite(store=name, token=tokens[name]) for name in lagging),
-        cache_step=cache_step,
+        cache_step=step,
         tokens=tokens,
         reason=None,
         # A writer that goes from store to store may be between two of them: a person who resolves has seen to that.

@@ -175,7 +175,7 @@ class Progress:
 
     def receipt(self) -> tuple[ReceiptStep, ...]:
         """A step for each store, in the order text, vector, cache."""
-        return tuple(
+        steps = [
             ReceiptStep(
                 store=name,
                 state=store.state,
@@ -186,11 +186,12 @@ class Progress:
                 detail=store.detail,
             )
             for name, store in self.stores.items()
-        )
+        ]
+        return tuple(steps)
 
     def updated_systems(self) -> tuple[str, ...]:
         """The stores where a write is known to have landed."""
-        return tuple(name for name, store in self.stores.items() if store.landed)
+        return tuple([name for name, store in self.stores.items() if store.landed])
 
 
 def untouched_receipt(fences: Mapping[str, str]) -> tuple[ReceiptStep, ...]:

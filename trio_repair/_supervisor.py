@@ -29,7 +29,7 @@ from ._progress import untouched_receipt
 from ._queue import WorkQueue
 from ._requests import Operation
 from ._streaming import ResultStream
-from ._telling import Telling
+from ._telling import Telling, unheard
 from ._ticket import Entry, Mission, Ticket
 from ._timetable import Timetable
 from ._verdict import CANCELLED_ERROR, TIMED_OUT_ERROR, Verdict
@@ -64,12 +64,13 @@ class Supervisor:
         self.active = ActiveTable()
         self.tickets: dict[str, Ticket] = {}
         self.limits = Limits(config.max_concurrent_jobs, config.max_queued_jobs, self.dispatch)
+        emit = telling.emit if telling else unheard
         self.batchers = {
-            name: Batcher(name, store, config, self.timetable, telling.emit, fail_fast=name == "cache")
+            name: Batcher(name, store, config, self.timetable, emit, fail_fast=name == "cache")
             for name, store in stores.by_name.items()
         }
         self.repairer = repairer = Repairer(
-            self.batchers, Policy.of(stores, config), config, telling.emit, lambda: wall_clock().timestamp()
+            self.batchers, Policy.of(stores, config), config, emit, lambda: wall_clock().timestamp()
         )
         self.execute = repairer.attempt if executor is None else executor
         self.room = trio.Event()
@@ -80,7 +81,7 @@ class Supervisor:
         self.retries = 0
         self.outcomes: Counter[RepairOutcome] = Counter()
         self._telling = telling
-        self._emit = telling.emit
+        self._emit = emit
         self._rng = rng
         self._untouched = untouched_receipt(repairer.fences)
         self._nursery: trio.Nursery

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import zlib
@@ -16,6 +17,12 @@ from .threads import check_positive
 _WORD: Final = re.compile(r"\w+")
 _BIGRAM_WEIGHT: Final = 0.5
 _MASK: Final = 2**64 - 1
+
+
+@functools.lru_cache(maxsize=32_768)
+def _mixed(word: str) -> int:
+    # CRC-32 alone is linear; a multiplication spreads it, so that sign and bucket are independent.
+    return (zlib.crc32(word.encode(errors="replace")) + 1) * 0x9E3779B97F4A7C15 & _MASK
 
 
 class HashingEmbedder:
@@ -57,19 +64,14 @@ class HashingEmbedder:
         return await trio.to_thread.run_sync(self._embed_all, list(texts), abandon_on_cancel=True)
 
     def _embed_all(self, texts: list[str]) -> list[array[float]]:
-        hashes: dict[str, int] = {}
-        return [self._vector(text, hashes) for text in texts]
+        return [self._vector(text) for text in texts]
 
-    def _vector(self, text: str, known: dict[str, int]) -> array[float]:
-        """The vector of one text; `known` remembers the hashes of words from text to text."""
+    def _vector(self, text: str) -> array[float]:
         size = self._dimension
         buckets = [0.0] * size
         previous = 0
         for word in _WORD.findall(text.lower()):
-            mixed = known.get(word)
-            if mixed is None:
-                # CRC-32 alone is linear; a multiplication spreads it, so that sign and bucket are independent.
-                mixed = known[word] = (zlib.crc32(word.encode(errors="replace")) + 1) * 0x9E3779B97F4A7C15 & _MASK
+            mixed = _mixed(word)
             buckets[(mixed >> 32) % size] += 1.0 if mixed & 0x80000000 else -1.0
             pair = (previous * 31 ^ mixed) * 0xBF58476D1CE4E5B9 & _MASK
             if previous:
