@@ -87,7 +87,7 @@ async def test_a_call_that_hangs(autojump_clock, caplog):
         assert {"calls": 2, "documents": 2, "abandoned": 1, "breaker": "closed"} == _counts(served)
     assert [
         ("WARNING", "text store: observe did not answer within 2.5 s"),
-        ("WARNING", "text store: unreachable, next try in 1.5 s"),
+        ("WARNING", "text store: unreachable, next try in 1.5 s: observe did not answer within 2.5 s"),
     ] == _said(caplog)
 
 
@@ -165,7 +165,10 @@ async def test_what_waits_when_closing_begins(autojump_clock):
 
 @pytest.mark.parametrize(
     ("fail_fast", "said"),
-    [(True, "text store, document 'd': is unreachable"), (False, "text store, document 'd': unreachable for 7.5 s")],
+    [
+        (True, "text store, document 'd': is unreachable: injected: not now"),
+        (False, "text store, document 'd': unreachable for 7.5 s: injected: not now"),
+    ],
 )
 async def test_a_store_that_is_unreachable(autojump_clock, fail_fast: bool, said: str):
     """At once or after the whole of `unavailable_timeout`, and the request is over by that."""
@@ -197,7 +200,7 @@ async def test_a_write_that_was_sent_and_then_waits_in_vain_to_be_sent_again(aut
         first, second = (request.answer for request in requests)
         assert isinstance(first, StoreUnavailable)
         assert isinstance(second, WriteAnswer)
-        assert (WriteStatus.UNKNOWN, "text store, document 'e': unreachable for 5 s") == (
+        assert (WriteStatus.UNKNOWN, "text store, document 'e': unreachable for 5 s: injected: not now") == (
             second.status,
             str(second.error),
         )

@@ -13,6 +13,7 @@ from engine_world import Stubborn, World, config, job, states
 from trio_repair import (
     AbsentMeans,
     CacheStep,
+    EmbeddingIdentity,
     Fence,
     InvalidValue,
     PlanAction,
@@ -697,6 +698,38 @@ async def _plan(
 ):
     views = {name: world.memory[name].observe_nowait("d") for name in names}
     return plan_repair("d", views, strategy, Policy.of(world.stores, config(**(settings or {}))), now=0.0)
+
+
+@pytest.mark.parametrize("writes", ["none", "text"])
+async def test_i08_a_plan_that_leaves_a_store_behind_is_no_success(autojump_clock, writes: str):
+    """It plans nothing, or a write where it is not needed, while the vector store holds version 1 of 2."""
+    world = World()
+    world.drift()
+    plan = await _plan(world)
+    kept = () if writes == "none" else (attrs.evolve(plan.writes[0], store="text", token=plan.tokens["text"]),)
+    mistaken = attrs.evolve(plan, action=PlanAction.NOTHING if writes == "none" else plan.action, writes=kept)
+    before = world.snapshot()
+    async with open_repair_engine(world.stores, config()) as engine:
+        result = await (await engine.submit(job(), plan=mistaken)).wait()
+    assert (Outcome.FAILED, before) == (result.outcome, world.snapshot())
+    assert "vector store: document 'd' changed" in result.error
+    assert "does not hold what the plan leaves as it is" == result.step("vector").detail
+
+
+async def test_i08_a_plan_made_for_another_model_is_no_success(autojump_clock):
+    """All was well under the model in use when it was planned; the one in use now has embedded nothing yet."""
+    first, second = (EmbeddingIdentity(model=name, dimension=3, chunking="c") for name in ("first", "second"))
+    text, vector = MemoryStore("text"), MemoryStore("vector", embedding=first)
+    for store in (text, vector):
+        store.put_nowait(make_document("d", "hello"))
+    views = {"text": text.observe_nowait("d"), "vector": vector.observe_nowait("d")}
+    policy = Policy.of(Stores(text=text, vector=vector), config())
+    plan = plan_repair("d", views, SyncStrategy.TEXT_SOURCE_OF_TRUTH, policy, now=0.0)
+    assert PlanAction.NOTHING is plan.action
+    for model, outcome in ((first, Outcome.ALREADY_CONSISTENT), (second, Outcome.FAILED)):
+        vector._traits = attrs.evolve(vector.traits, embedding=model)
+        async with open_repair_engine(Stores(text=text, vector=vector), config()) as engine:
+            assert outcome is (await (await engine.submit(job(), plan=plan)).wait()).outcome
 
 
 async def test_i7_a_plan_is_carried_out(autojump_clock):

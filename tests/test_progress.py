@@ -84,7 +84,7 @@ def test_a_repair_that_has_not_begun_claims_nothing():
     (store,) = progress.stores.values()
     claims = {name: getattr(store, name) for name in StoreProgress.__slots__}
     flags = dict.fromkeys(("confirmed", "landed", "learned", "observed", "removed"), False)
-    assert flags | dict.fromkeys(("after", "before", "detail", "token")) | {"requests": []} == claims
+    assert flags | dict.fromkeys(("after", "before", "detail", "token")) | {"requests": ()} == claims
     about_all = (progress.source, progress.version, progress.verified, progress.settled_tokens, progress.parks)
     assert (None, None, False, None, 0, {}) == (*about_all, progress.waits_for)
 

@@ -33,6 +33,12 @@ logger = logging.getLogger("trio_repair")
 MIN_STOPPING: Final = 0.1
 """A call that was told to stop is allowed so many seconds at least, however short the grace period is."""
 
+_LATE: Final = 0.05
+"""Seconds by which a timer may be late without anything being wrong."""
+
+_ROUNDS_TO_TAKE_IN: Final = 10
+"""An answer that came from a thread reaches its repair within half as many rounds of the scheduler."""
+
 MAX_STUCK_PREPARES: Final = 8
 """So many preparations may be given up without ending before no more are begun."""
 
@@ -96,6 +102,8 @@ class Batcher:
         self._suspect_calls = 0
         """Calls under way, and not given up, for one document that may hang the store again."""
         self._unavailable_timer: Timer | None = None
+        self._last_problem = ""
+        """Why the last call that failed as a whole did, in the store's words."""
         self._counts = {"calls": 0, "documents": 0, "failures": 0, "abandoned": 0, "misbehaved": 0}
         self._counts |= {"overstayed": 0, "blocked": 0}
         self._grace_ends: float | None = None
@@ -103,6 +111,11 @@ class Batcher:
     def statistics(self) -> StoreStatistics:
         """A snapshot."""
         return StoreStatistics(breaker=self.breaker.state.value, **self._counts)
+
+    @property
+    def reason(self) -> str:
+        """Why the store is unreachable, to be put behind the words that say so."""
+        return f": {self._last_problem}" if self._last_problem else ""
 
     def is_open(self) -> bool:
         """True while the circuit breaker keeps requests waiting."""
@@ -142,7 +155,7 @@ class Batcher:
                 return request
         elif self._fail_fast and not closed and self._free() <= 0:
             # It would have to wait until the store is known to be back.
-            request.settle(CircuitOpen(self.name, "is unreachable", request.doc_id))
+            request.settle(CircuitOpen(self.name, f"is unreachable{self.reason}", request.doc_id))
             return request
         now = self._clock.current_time()
         if self._suspects.any and self._suspects.is_guilty(request.question, now):
@@ -264,7 +277,8 @@ class Batcher:
                     token=request.arguments.token,
                     version=None if request.removes else request.arguments.prepared.document.version,
                 )
-        call.timer = self._timetable.at(trio.current_time() + self._config.store_call_timeout, self._give_up, call)
+        call.due = trio.current_time() + self._config.store_call_timeout
+        call.timer = self._timetable.at(call.due, self._give_up, call)
         if self._grace_ends is not None:
             call.scope.deadline = self._grace_ends
             self._watch_stopping(call, self._grace_ends)
@@ -317,6 +331,7 @@ class Batcher:
     def _failed(self, call: StoreCall, error: StoreError) -> None:
         """The store says that the call as a whole failed and that nothing was written."""
         self._counts["failures"] += 1
+        self._last_problem = error.problem
         unavailable = isinstance(error, StoreUnavailable)
         if len(call.requests) > 1 and not unavailable:
             self._send_again_in_smaller_company(call)
@@ -382,6 +397,10 @@ class Batcher:
 
     def _give_up(self, call: StoreCall) -> None:
         """The call is overdue: answer its requests, stop calling the store, and tell the call to end."""
+        if not call.excused and trio.current_time() - call.due > _LATE:
+            call.excused = True
+            self.nursery.start_soon(self._give_up_unless_answered, call)
+            return
         call.given_up = True
         preparing = call.operation is Operation.PREPARE
         self._given_up[preparing] += 1
@@ -390,6 +409,8 @@ class Batcher:
         logger.warning("%s store: %s did not answer within %g s", self.name, call.operation.value, seconds)
         self._emit(EventKind.CALL_OVERDUE, store=self.name, detail=call.operation.value)
         error = StoreUnavailable(self.name, f"{call.operation.value} did not answer within {seconds:g} s")
+        if not preparing:
+            self._last_problem = error.problem
         alone = call.requests[0].question if len(call.requests) == 1 else None
         if (
             alone is not None
@@ -409,6 +430,13 @@ class Batcher:
                 request.settle(self._cannot_prepare(request))
                 request.end()
         self._pump()
+
+    async def _give_up_unless_answered(self, call: StoreCall) -> None:
+        """It is overdue because something else kept the event loop to itself: take in first what has come meanwhile."""
+        for _ in range(_ROUNDS_TO_TAKE_IN):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        if call in self._calls:
+            self._give_up(call)
 
     def _cannot_prepare(self, request: Request) -> StoreUnavailable:
         problem = f"{self._given_up[True]} calls of prepare were given up and never ended; look at its embedder"
@@ -439,7 +467,8 @@ class Batcher:
 
     def _opened(self) -> None:
         self._emit(EventKind.BREAKER_OPENED, store=self.name)
-        logger.warning("%s store: unreachable, next try in %g s", self.name, self.breaker.reset_seconds)
+        seconds = self.breaker.reset_seconds
+        logger.warning("%s store: unreachable, next try in %g s%s", self.name, seconds, self.reason)
         self._timetable.at(trio.current_time() + self.breaker.reset_seconds, self._probe)
         if self._fail_fast:
             self._refuse_waiting(patience=0.0)
@@ -468,7 +497,8 @@ class Batcher:
         now = trio.current_time()
         for request in self._waiting.take_due(now, patience):
             effect = request.was_sent and request.operation in EFFECTS
-            error = CircuitOpen(self.name, f"unreachable for {now - request.queued_at:.3g} s", request.doc_id)
+            problem = f"unreachable for {now - request.queued_at:.3g} s{self.reason}"
+            error = CircuitOpen(self.name, problem, request.doc_id)
             self._tell(request, WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error)
             request.end()
 

@@ -7,7 +7,8 @@ is cut off. All decisions are made in `_planning`; this module only does what th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import attrs
 
@@ -61,9 +62,9 @@ class Repairer:
         """How often a document had moved and was looked at again."""
         self.fences = {name: batcher.traits.fence.value for name, batcher in batchers.items()}
 
-    async def attempt(self, entry: Entry) -> Verdict:
+    def attempt(self, entry: Entry) -> Coroutine[Any, Any, Verdict]:
         """Make one attempt. **If cancelled:** `entry.progress` says what was sent and what is known to have landed."""
-        return await Steps(self._attempt(entry)).run()
+        return Steps(self._attempt(entry)).run()
 
     async def _attempt(self, entry: Entry) -> Verdict:
         progress = entry.progress
@@ -114,6 +115,8 @@ class Repairer:
                 document = await self._content(doc_id, plan, views, progress)
                 await self._write_critical(plan, document, progress)
                 views = await self._read_back(doc_id, plan, progress)
+            else:
+                self._see_equal(plan, views, progress)
             for name in CRITICAL_STORES:
                 progress.stores[name].confirm(plan.version)
             progress.verified = True
@@ -124,6 +127,13 @@ class Repairer:
             if cache_request is not None:
                 cache_request.withdraw()
         return self.finished(progress)
+
+    def _see_equal(self, plan: RepairPlan, views: Mapping[str, Observation], progress: Progress) -> None:
+        """Nothing is to be written: let that be so. A plan made earlier, or by a person, may have been mistaken."""
+        for name in CRITICAL_STORES:
+            if not is_equal(views[name], plan.version, self._policy.traits[name]):
+                progress.stores[name].detail = "does not hold what the plan leaves as it is"
+                raise Moved(name)
 
     @staticmethod
     def finished(progress: Progress) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ._errors import StoreError
@@ -44,7 +44,7 @@ class StoreProgress:
         self.detail: str | None = None
         self.learned = False
         """The verdict on the last request was taken in; what was seen since is newer."""
-        self.requests: list[Request] = []
+        self.requests: Sequence[Request] = ()
         """Writes and removals, oldest first."""
 
     def saw(self, observation: Observation) -> None:
@@ -60,7 +60,7 @@ class StoreProgress:
 
     def wrote(self, request: Request) -> None:
         """Note that a write is about to be asked for. Called before it can be sent."""
-        self.requests.append(request)
+        self.requests = (*self.requests, request)
         self.confirmed = False
         self.learned = False
 
@@ -134,7 +134,7 @@ class Progress:
         self.version: DocumentVersion | None = None
         self.verified = False
         """Every critical store was read back equal to the decision."""
-        self.warnings: list[str] = []
+        self.warnings: Sequence[str] = ()
         self.settled_tokens: Mapping[str, str] | None = None
         """What the stores held when the wait before overwriting a higher number began."""
         self.parks = 0
@@ -145,17 +145,13 @@ class Progress:
     def warn(self, warning: str) -> None:
         """Add a warning to the result, once."""
         if warning not in self.warnings:
-            self.warnings.append(warning)
+            self.warnings = (*self.warnings, warning)
 
-    async def answers(self, gather: Gather, requests: Mapping[str, Request]) -> None:
-        """Wait for the answers, by store. **If cancelled:** what is not under way is taken back."""
+    def answers(self, gather: Gather, requests: Mapping[str, Request]) -> Gather:
+        """To be awaited: the answers, by store. **If cancelled:** what is not under way is taken back."""
         self.waits_for = requests
-        try:
-            await gather
-        except BaseException:
-            for request in requests.values():
-                request.withdraw()
-            raise
+        gather.requests = requests
+        return gather
 
     def outstanding(self) -> list[tuple[str, Request]]:
         """Writes that a store is still working on."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import cast
 
 from ._ticket import Entry, Mission, Ticket
 
@@ -19,12 +20,19 @@ class _Slot:
     __slots__ = ("heap_key", "heap_order", "locked_by", "pending", "running")
 
     def __init__(self) -> None:
-        # Lists, which cost a tenth of a deque: hardly ever is there more than one entry.
-        self.pending: list[Entry] = []
+        # As a rule there is none while one runs, and then there is no list either: it would cost as much as the slot.
+        self.pending: Sequence[Entry] = ()
         self.running: Entry | None = None
-        self.locked_by: list[str] = []
+        self.locked_by: tuple[str, ...] = ()
         self.heap_order = -1
         self.heap_key = 0.0
+
+
+def _remove(slot: _Slot, entry: Entry) -> None:
+    if len(slot.pending) == 1:
+        slot.pending = ()
+    else:
+        cast("list[Entry]", slot.pending).remove(entry)
 
 
 class WorkQueue:
@@ -69,7 +77,10 @@ class WorkQueue:
             entry.key = min(entry.key, key)
         else:
             entry = Entry(job.doc_id, key, share_key, mission)
-            slot.pending.append(entry)
+            if slot.pending:
+                cast("list[Entry]", slot.pending).append(entry)
+            else:
+                slot.pending = [entry]
         ticket.entry = entry
         entry.tickets.append(ticket)
         self._waiting += 1
@@ -88,7 +99,8 @@ class WorkQueue:
                 continue
             slot = self._slots[item[2]]
             slot.heap_order = -1
-            entry = slot.pending.pop(0)
+            entry = slot.pending[0]
+            _remove(slot, entry)
             slot.running = entry
             self._waiting -= len(entry.tickets)
             return entry
@@ -99,7 +111,7 @@ class WorkQueue:
         slot = self._slots[entry.doc_id]
         slot.running = None
         entry.ready_at = ready_at
-        slot.pending.insert(0, entry)
+        slot.pending = [entry, *slot.pending]
         self._waiting += len(entry.tickets)
 
     def make_ready(self, entry: Entry) -> None:
@@ -118,7 +130,7 @@ class WorkQueue:
     def lock(self, doc_id: str, stores: Iterable[str]) -> None:
         """Keep a document from running while these stores still work on writes of an ended attempt."""
         slot = self._slots.setdefault(doc_id, _Slot())
-        slot.locked_by.extend(stores)
+        slot.locked_by += tuple(stores)
         slot.heap_order = -1
 
     def holds(self, entry: Entry) -> bool:
@@ -128,7 +140,8 @@ class WorkQueue:
     def unlock(self, doc_id: str, store: str) -> None:
         """A write that outlived its repair has ended."""
         slot = self._slots[doc_id]
-        slot.locked_by.remove(store)
+        index = slot.locked_by.index(store)
+        slot.locked_by = slot.locked_by[:index] + slot.locked_by[index + 1 :]
         self._offer_or_drop(doc_id, slot)
 
     def locked_by(self, doc_id: str) -> str | None:
@@ -150,7 +163,7 @@ class WorkQueue:
             return
         # The next entry is not ready because this one was, nor urgent because this one was.
         lent_its_place = slot.pending[0] is entry or entry.key <= slot.heap_key
-        slot.pending.remove(entry)
+        _remove(slot, entry)
         if lent_its_place:
             slot.heap_order = -1
         self._offer_or_drop(entry.doc_id, slot)

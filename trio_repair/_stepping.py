@@ -7,22 +7,37 @@ and is woken when the repair is over, or cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from collections.abc import Coroutine, Generator, Mapping
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
 T = TypeVar("T")
 
 
-class Gather:
-    """Waits until a number of requests are answered. One coroutine that is run by `Steps` may await it, once."""
+class Withdrawable(Protocol):
+    """What is asked of a store."""
 
-    __slots__ = ("_missing", "_steps")
+    def withdraw(self) -> None:
+        """Nobody waits for it any more."""
+        ...
+
+
+_NONE: Final[Mapping[str, Withdrawable]] = {}
+
+
+class Gather:
+    """Waits until a number of requests are answered. One coroutine that is run by `Steps` may await it, once.
+
+    **If cancelled:** those of `requests` that are not under way are taken back.
+    """
+
+    __slots__ = ("_missing", "_steps", "requests")
 
     def __init__(self, missing: int) -> None:
         self._missing = missing
         self._steps: Steps[Any] | None = None
+        self.requests: Mapping[str, Withdrawable] = _NONE
 
     def one_answered(self) -> None:
         """Called once for each request. The last one takes the next step of whoever waits."""
@@ -33,7 +48,12 @@ class Gather:
 
     def __await__(self) -> Generator[Gather, None, None]:
         if self._missing > 0:
-            yield self
+            try:
+                yield self
+            except BaseException:
+                for request in self.requests.values():
+                    request.withdraw()
+                raise
 
     def wake(self, steps: Steps[Any] | None) -> None:
         """Whose next step is to be taken when all is answered; None: nobody's."""

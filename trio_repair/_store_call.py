@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 class StoreCall:
     """One bulk call under way."""
 
-    __slots__ = ("given_up", "operation", "requests", "returned", "scope", "suspect", "timer")
+    __slots__ = ("due", "excused", "given_up", "operation", "requests", "returned", "scope", "suspect", "timer")
 
     def __init__(self, operation: Operation, requests: list[Request], *, suspect: bool) -> None:
         self.operation = operation
@@ -27,6 +27,10 @@ class StoreCall:
         # Shielded: neither a repair's deadline nor a cancelled host cuts a write off before its grace is over.
         self.scope = trio.CancelScope(shield=True)
         self.timer: Timer | None = None
+        self.due = 0.0
+        """On the Trio clock: when it is to be given up."""
+        self.excused = False
+        """It was due while nothing could run, and has got a moment more."""
         self.given_up = False
         self.returned = False
 

@@ -263,7 +263,7 @@ class Supervisor:
             # The critical stores were read back equal; what was cut off is the cache's part.
             step = progress.stores.get("cache")
             if step is not None:
-                progress.warnings.append(f"Cache update warning: not finished{f' ({beside})' if beside else ''}")
+                progress.warn(f"Cache update warning: not finished{f' ({beside})' if beside else ''}")
             return Repairer.finished(progress)
         if timed_out and not entry.cancelled:
             waiting = self._store_waited_for(entry)
@@ -284,7 +284,7 @@ class Supervisor:
             # What is only prepared does not wait for the breaker.
             waits = request.answer is None and not request.was_sent and request.operation is not Operation.PREPARE
             if waits and self.batchers[name].is_open():
-                return f"{name} store: is unreachable; check it and repair again"
+                return f"{name} store: is unreachable{self.batchers[name].reason}; check it and repair again"
         return None
 
     def _delay_before_next_attempt(self, entry: Entry, verdict: Verdict, now: float) -> float | None:

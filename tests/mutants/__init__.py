@@ -246,7 +246,7 @@ def _mutants() -> Iterator[Mutant]:
         breaks="a second repair starts while a store still works on a write of the first",
         invariants=("I12", "I16"),
         where="_queue:WorkQueue.lock",
-        old="slot.locked_by.extend(stores)",
+        old="slot.locked_by += tuple(stores)",
         new="pass",
         first_seed=19,
         seeds=80,

@@ -167,7 +167,7 @@ BUGS: list[tuple[str, Bug]] = [
             "if False:",
         ),
     ),
-    ("i12", Bug("the document lock is dropped", "_queue:WorkQueue.lock", "slot.locked_by.extend(stores)", "pass")),
+    ("i12", Bug("the document lock is dropped", "_queue:WorkQueue.lock", "slot.locked_by += tuple(stores)", "pass")),
     ("i12", Bug("a document runs twice", "_queue:WorkQueue.pop", "slot.running = entry", "slot.running = None")),
     (
         "i13",

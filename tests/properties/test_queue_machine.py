@@ -206,7 +206,7 @@ def test_control_urgency_that_outlives_its_job_is_noticed() -> None:
 
 BUGS = [
     Bug("a document runs twice", "_queue:WorkQueue.pop", "slot.running = entry", "slot.running = None"),
-    Bug("a lock is dropped", "_queue:WorkQueue.lock", "slot.locked_by.extend(stores)", "pass"),
+    Bug("a lock is dropped", "_queue:WorkQueue.lock", "slot.locked_by += tuple(stores)", "pass"),
     Bug(
         "priority without aging", "_queue:WorkQueue.add", "key = now + job.priority * self._aging", "key = job.priority"
     ),
