@@ -207,3 +207,34 @@ async def test_a_request_is_over_before_its_answer_is_acted_on(autojump_clock):
 
         await Steps(repair()).run()
         assert [True, True] == seen
+
+
+async def test_reads_are_as_large_as_what_was_read_before_lets_expect(autojump_clock):
+    """512 documents of unknown size go into a call; then, of documents as large as these, as many as it carries."""
+    sizes: list[int] = []
+
+    class Counting:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        async def read(self, doc_ids: Any) -> Any:
+            sizes.append(len(doc_ids))
+            return await self.inner.read(doc_ids)
+
+    world = World(max_calls=1, max_batch=10_000, max_batch_bytes=8 * 2**20)
+    ids = [f"{number:04}" for number in range(600)]
+    for doc_id in ids:
+        world.put("text", doc_id, text="x" * 65_536)
+    async with serve(Counting(world.memory["text"])) as served:
+        for _ in range(6):
+            gather = Gather(len(ids))
+            for doc_id in ids:
+                served.batcher.read(doc_id, gather)
+            await answered(gather)
+    assert 512 == sizes[0]
+    # Half of the rest of the way with each call, to 128 documents of 64 KiB in 8 MiB.
+    assert sizes[1] < 512
+    assert 128 <= sizes[-2] <= 132

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from trio_repair import Document, Prepared, Write
 from trio_repair._requests import Operation, Request
 from trio_repair._stepping import Gather
 from trio_repair._suspects import Suspects
 from trio_repair._waiting import WaitingRequests
+from trio_repair.testing import make_document
 
 
 def _added(waiting: WaitingRequests, operation: Operation, *doc_ids: str, now: float = 0.0) -> list[Request]:
@@ -132,3 +136,36 @@ def test_preparations_are_taken_out_by_themselves():
     gone.withdraw()
     assert [stays] == list(waiting.clear_prepares())
     assert (0, 1, False, False) == (len(waiting.prepares), waiting.for_store, gone.queued, stays.queued)
+
+
+def _carrying(operation: Operation, sizes: dict[str, int]) -> list[Request]:
+    requests = []
+    for doc_id, size in sizes.items():
+        document = make_document(doc_id, "x" * size)
+        arguments = (
+            document if operation is Operation.PREPARE else Write(prepared=Prepared(document=document), token="")
+        )
+        requests.append(Request(operation, doc_id, arguments, Gather(1)))
+    return requests
+
+
+@pytest.mark.parametrize("operation", [Operation.PREPARE, Operation.WRITE])
+def test_no_more_text_than_a_call_carries(operation: Operation):
+    """By size as well as by count; one that is larger than that goes alone; order and the counts are kept."""
+    waiting = WaitingRequests(Suspects())
+    for request in _carrying(operation, {"a": 4, "b": 6, "c": 1, "large": 30, "d": 10, "e": 1}):
+        waiting.add(request, 0.0)
+    batches = []
+    while batch := waiting.take(operation, 64, without_suspects=False, max_bytes=10):
+        batches.append(_ids(batch))
+    assert [["a", "b"], ["c"], ["large"], ["d"], ["e"]] == batches
+    assert (0, 0) == (waiting.for_store, len(waiting.prepares))
+
+
+def test_a_tombstone_carries_nothing():
+    """However many there are."""
+    waiting = WaitingRequests(Suspects())
+    for doc_id in "abc":
+        grave = Prepared(document=Document.tombstone(doc_id, number=1))
+        waiting.add(Request(Operation.WRITE, doc_id, Write(prepared=grave, token=""), Gather(1)), 0.0)
+    assert ["a", "b", "c"] == _ids(waiting.take(Operation.WRITE, 64, without_suspects=False, max_bytes=1))

@@ -24,7 +24,7 @@ from ._store_call import StoreCall, Stretches
 from ._suspects import Question, Suspects
 from ._telling import unheard
 from ._timetable import Timer, Timetable
-from ._views import Prepared, Removal, StoreTraits, Write, WriteAnswer, WriteStatus
+from ._views import Prepared, Removal, StoredDocument, StoreTraits, Write, WriteAnswer, WriteStatus
 from ._waiting import WaitingRequests
 from .abc import Store
 
@@ -32,6 +32,9 @@ logger = logging.getLogger("trio_repair")
 
 MIN_STOPPING: Final = 0.1
 """A call that was told to stop is allowed so many seconds at least, however short the grace period is."""
+
+_USUAL_TEXT_SIZE: Final = 16_384.0
+"""Characters that a document is taken to have before any was read."""
 
 _LATE: Final = 0.05
 """Seconds by which a timer may be late without anything being wrong."""
@@ -102,6 +105,8 @@ class Batcher:
         self._suspect_calls = 0
         """Calls under way, and not given up, for one document that may hang the store again."""
         self._unavailable_timer: Timer | None = None
+        self._text_size = _USUAL_TEXT_SIZE
+        """How many characters a document that is read may be expected to have."""
         self._last_problem = ""
         """Why the last call that failed as a whole did, in the store's words."""
         self._counts = {"calls": 0, "documents": 0, "failures": 0, "abandoned": 0, "misbehaved": 0}
@@ -220,7 +225,10 @@ class Batcher:
         if self.breaker.state is BreakerState.OPEN and operation is not Operation.PREPARE:
             return
         limit = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.traits.max_batch
-        requests = self._waiting.take(operation, limit, without_suspects=without_suspects)
+        max_bytes = self.traits.max_batch_bytes
+        if operation is Operation.READ:
+            limit = min(limit, max(1, int(max_bytes / self._text_size)))
+        requests = self._waiting.take(operation, limit, without_suspects=without_suspects, max_bytes=max_bytes)
         if not requests:
             self._pump()
             return
@@ -318,6 +326,8 @@ class Batcher:
         if self._suspects.any:
             for request in call.requests:
                 self._suspects.answered(request.question)
+        if call.operation is Operation.READ:
+            self._learn_text_size(answers)
         if self._heard and call.operation in EFFECTS:
             for request, answer in zip(call.requests, answers, strict=True):
                 self._tell(request, answer)
@@ -327,6 +337,13 @@ class Batcher:
             if request.answer is None:
                 request.answer = answer
                 request.gather.one_answered()
+
+    def _learn_text_size(self, answers: Sequence[Answer]) -> None:
+        """Half of it what this call tells, half what those before told."""
+        documents = [answer.document for answer in answers if isinstance(answer, StoredDocument)]
+        sizes = [len(document.text) for document in documents if document is not None and document.text is not None]
+        if sizes:
+            self._text_size = max(1.0, (self._text_size + sum(sizes) / len(sizes)) / 2)
 
     def _failed(self, call: StoreCall, error: StoreError) -> None:
         """The store says that the call as a whole failed and that nothing was written."""

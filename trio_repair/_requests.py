@@ -28,6 +28,7 @@ class Operation(enum.Enum):
 
 
 EFFECTS: Final = frozenset({Operation.WRITE, Operation.REMOVE})
+CARRIES_TEXT: Final = frozenset({Operation.WRITE, Operation.PREPARE})
 _ANSWER_TYPES: Final[dict[Operation, type]] = {
     Operation.OBSERVE: Observation,
     Operation.READ: StoredDocument,
@@ -89,6 +90,17 @@ class Request:
     def question(self) -> tuple[Operation, str]:
         """What is asked of which document."""
         return self.operation, self.doc_id
+
+    @property
+    def text_size(self) -> int:
+        """How many characters of text it carries."""
+        if self.operation is Operation.WRITE:
+            text = self.arguments.prepared.document.text
+        elif self.operation is Operation.PREPARE:
+            text = self.arguments.text
+        else:
+            return 0
+        return 0 if text is None else len(text)
 
     @property
     def removes(self) -> bool:

@@ -136,6 +136,9 @@ class StoreTraits:
     """How many calls may be under way at once."""
     max_batch: int = 256
     """How many documents one call may name."""
+    max_batch_bytes: int = 8 * 2**20
+    """How much text one call carries, counted in characters, unless a single document is larger. Of what is still to
+    be read, the size is estimated by what was read before."""
     embedding: EmbeddingIdentity | None = None
     """The identity that the store embeds with now; None for stores without vectors."""
 
@@ -144,3 +147,5 @@ class StoreTraits:
             raise InvalidValue("max_calls", "must be at least 1")
         if self.max_batch < 1:
             raise InvalidValue("max_batch", "must be at least 1")
+        if self.max_batch_bytes < 1:
+            raise InvalidValue("max_batch_bytes", "must be at least 1")

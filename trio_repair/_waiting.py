@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from ._requests import Operation, Request
+from ._requests import CARRIES_TEXT, Operation, Request
 from ._suspects import Suspects
 
 
@@ -58,14 +58,20 @@ class WaitingRequests:
                 break
         return oldest
 
-    def take(self, operation: Operation, limit: int, *, without_suspects: bool) -> list[Request]:
-        """The next batch: in order, no document twice, and no larger than its members may travel in."""
+    def take(
+        self, operation: Operation, limit: int, *, without_suspects: bool, max_bytes: int | None = None
+    ) -> list[Request]:
+        """The next batch: in order, no document twice, and no larger than its members may travel in.
+
+        More than `max_bytes` of text only if the first document alone has that much.
+        """
         queue = self._queues[operation]
         batch: list[Request] = []
         seen: set[str] = set()
         held_back: list[Request] = []
         before = len(queue)
         suspects = self._suspects if self._suspects.any else None
+        room = max_bytes if operation in CARRIES_TEXT else None
         while queue and len(batch) < limit:
             request = queue.popleft()
             doc_id = request.doc_id
@@ -85,6 +91,11 @@ class WaitingRequests:
             elif doc_id in seen:
                 held_back.append(request)
                 continue
+            if room is not None:
+                room -= request.text_size
+                if room < 0 and batch:
+                    queue.appendleft(request)
+                    break
             seen.add(doc_id)
             request.queued = False
             batch.append(request)

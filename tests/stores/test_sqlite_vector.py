@@ -358,7 +358,7 @@ async def test_texts_come_in_batches(tmp_path: Path) -> None:
     """A call to the embedder has at most 128 texts, and a batch of small documents needs few calls."""
     embedder = Scripted(lambda texts: [[1.0, 0.0]] * len(texts))
     async with opened(tmp_path / "s.db", embedder) as store:
-        await store.prepare([make_document(f"{index}", "text") for index in range(200)])
+        await store.prepare([make_document(f"{index}", f"text {index}") for index in range(200)])
         assert [128, 72] == embedder.calls
         await store.prepare([Document.tombstone("a", number=1)])
         assert [128, 72] == embedder.calls

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from array import array
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -18,6 +20,9 @@ MAX_DIMENSION: Final = 8192
 
 _TEXTS_PER_CALL: Final = 128
 _GIVE_UP_AFTER: Final = 3
+_KEPT_BYTES: Final = 16 * 2**20
+_ENTRY_BYTES: Final = 256
+"""What an entry takes beside the numbers of its vector: two objects of bytes and a place in an ordered dict."""
 
 
 @attrs.frozen
@@ -58,6 +63,46 @@ def cut(chunker: Chunker, text: str) -> Sequence[Chunk] | Failure:
         problem = f"the chunker {chunker.identity!r} gave chunks that do not cover the text"
         return Failure(problem, transient=False)
     return chunks
+
+
+class Embeddings:
+    """An embedder, and the vectors of the texts that it was given last: a repair that is tried again, or a passage that
+    stands in many documents, is not embedded twice.
+
+    Invariant: what is kept takes at most `max_bytes`, counted as `_ENTRY_BYTES` and the vector for each text.
+    """
+
+    def __init__(self, embedder: Embedder, *, max_bytes: int = _KEPT_BYTES) -> None:
+        self._embedder = embedder
+        self._most = max_bytes // (_ENTRY_BYTES + 4 * embedder.dimension)
+        self._kept: OrderedDict[bytes, Vector] = OrderedDict()
+        """By SHA-256 of the text; the one that was used last stands last."""
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector | Failure]:
+        """A vector for each text, or why it has none; see `embed_texts`. Failures are not kept.
+
+        **If cancelled:** nothing has changed.
+        """
+        keys = [hashlib.sha256(text.encode(errors="surrogatepass")).digest() for text in texts]
+        kept = self._kept
+        found: dict[bytes, Vector | Failure] = {}
+        missing: dict[bytes, str] = {}
+        for key, text in zip(keys, texts, strict=True):
+            vector = kept.get(key)
+            if vector is None:
+                missing[key] = text
+            else:
+                found[key] = vector
+                kept.move_to_end(key)
+        if missing:
+            made = await embed_texts(self._embedder, list(missing.values()))
+            for key, answer in zip(missing, made, strict=True):
+                found[key] = answer
+                if not isinstance(answer, Failure):
+                    kept[key] = answer
+            while len(kept) > self._most:
+                kept.popitem(last=False)
+        return [found[key] for key in keys]
 
 
 async def embed_texts(embedder: Embedder, texts: Sequence[str]) -> list[Vector | Failure]:

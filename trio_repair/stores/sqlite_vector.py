@@ -31,7 +31,7 @@ from trio_repair import (
 )
 from trio_repair.abc import Chunk, Chunker, Embedder
 
-from ._embedding import Failure, Vector, check_embedder, cut, embed_texts
+from ._embedding import Embeddings, Failure, Vector, check_embedder, cut
 from ._encoding import check_limit, load_json
 from ._settings import chunker_setting, embedder_setting, path_setting, refuse_unknown, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
@@ -74,13 +74,13 @@ class SQLiteVectorStore(TombstoneStore):
         chunker: Chunker,
     ) -> None:
         super().__init__(file, traits, layout)
-        self._embedder = embedder
+        self._embeddings = Embeddings(embedder)
         self._chunker = chunker
         self._identity = layout.identity
         self._partition = layout.partition
 
     async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
-        """Check, chunk and embed documents, without any effect.
+        """Check, chunk and embed documents, without any effect. A text that was embedded lately is not embedded again.
 
         `StoreRejected` for one whose digest is not that of its content, or that chunker or embedder cannot take;
         `StoreUnavailable` for one for which the embedder failed in a way that may pass.
@@ -104,7 +104,7 @@ class SQLiteVectorStore(TombstoneStore):
             else:
                 pieces[index] = chunks
         texts = [chunk.text for chunks in pieces.values() for chunk in chunks]
-        vectors = iter(await embed_texts(self._embedder, texts))
+        vectors = iter(await self._embeddings.embed(texts))
         for index, chunks in pieces.items():
             own = [next(vectors) for _ in chunks]
             failure = next((one for one in own if isinstance(one, Failure)), None)
@@ -133,7 +133,7 @@ class SQLiteVectorStore(TombstoneStore):
         **If cancelled:** nothing has changed.
         """
         check_limit(limit, maximum=_MAX_NEIGHBOURS)
-        (vector,) = await embed_texts(self._embedder, [text])
+        (vector,) = await self._embeddings.embed([text])
         if isinstance(vector, Failure):
             raise self._failed(vector, None)
         return await self._run(self._nearest_call, vector, limit)
