@@ -10,7 +10,7 @@ write off in the middle, and concurrent repairs share bulk calls.
 
 Layers, each importing only downward:
 
-    0  model        _model _views _events _errors _config
+    0  model        _model _views _events _errors _enums _config
     1  seams        abc
     2  decisions    _divergence _summary _plan _planning _backoff _clock         pure, synchronous, without Trio
     3  mechanisms   _timetable _breaker _suspects _stepping _requests _waiting _store_call _batching

@@ -7,9 +7,12 @@ from typing import Final
 
 import attrs
 
+from ._enums import plain_members
+
 MAX_RESET_SECONDS: Final = 30.0
 
 
+@plain_members
 class BreakerState(enum.Enum):
     """CLOSED: calls go out. OPEN: none do. HALF_OPEN: one probe of one document does."""
 

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
+from ._enums import plain_members
 from ._errors import InvalidValue
 from ._model import DocumentVersion
 from ._views import Observation, Presence, StoreTraits
@@ -17,6 +18,7 @@ CRITICAL_STORES: Final = ("text", "vector")
 """The stores that must agree. The cache is judged by them and never judges."""
 
 
+@plain_members
 class DivergenceKind(enum.Enum):
     """What is wrong with one store's copy of a document."""
 

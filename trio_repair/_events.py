@@ -6,9 +6,11 @@ import enum
 
 import attrs
 
+from ._enums import plain_members
 from ._model import DocumentVersion, RepairJob, RepairResult
 
 
+@plain_members
 class EventKind(enum.Enum):
     """What happened."""
 

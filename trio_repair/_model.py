@@ -10,13 +10,14 @@ import enum
 import hashlib
 import json
 import math
-import uuid
+import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
 
+from ._enums import plain_members
 from ._errors import InvalidDocumentId, InvalidValue
 
 MAX_DOC_ID_BYTES: Final = 2048
@@ -26,6 +27,7 @@ MAX_VERSION_NUMBER: Final = 2**53 - 1
 """Version numbers stay exact in an IEEE double, which Redis scripts and JSON readers use."""
 
 
+@plain_members
 class SyncStrategy(enum.Enum):
     """Which copy a repair believes."""
 
@@ -35,6 +37,7 @@ class SyncStrategy(enum.Enum):
     MANUAL_RESOLUTION = "manual"
 
 
+@plain_members
 class RepairPriority(enum.IntEnum):
     """How urgent a job is; a smaller rank starts sooner. Waiting jobs age, so that none starves."""
 
@@ -44,6 +47,7 @@ class RepairPriority(enum.IntEnum):
     LOW = 3
 
 
+@plain_members
 class RepairTrigger(enum.Enum):
     """Why a job was made. It is carried into events and results and decides nothing."""
 
@@ -55,6 +59,7 @@ class RepairTrigger(enum.Enum):
     HEALTH_CHECK = "health-check"
 
 
+@plain_members
 class RepairOutcome(enum.Enum):
     """How a job ended. Every accepted job ends in exactly one of these."""
 
@@ -71,6 +76,7 @@ class RepairOutcome(enum.Enum):
         return self is RepairOutcome.REPAIRED or self is RepairOutcome.ALREADY_CONSISTENT
 
 
+@plain_members
 class StepState(enum.Enum):
     """What is known about one store at the end of a repair."""
 
@@ -93,6 +99,7 @@ class StepState(enum.Enum):
     """No write was ever sent."""
 
 
+@plain_members
 class RepairPhase(enum.Enum):
     """Where a running repair is."""
 
@@ -248,7 +255,7 @@ def utc_now() -> dt.datetime:
 
 
 def _new_job_id() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()  # what uuid4 makes its hex of, for a fifth of its price
 
 
 def _job_timeout(value: float | None) -> float | None:

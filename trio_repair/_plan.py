@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
+from ._enums import plain_members
 from ._model import DocumentVersion, SyncStrategy
 from ._views import StoreTraits
 
@@ -20,6 +21,7 @@ MANUAL_REASON: Final = "Manual resolution required"
 """The reason of every manual plan begins with this."""
 
 
+@plain_members
 class PlanAction(enum.Enum):
     """What a plan does to the critical stores."""
 
@@ -35,6 +37,7 @@ class PlanAction(enum.Enum):
     """No store holds the document."""
 
 
+@plain_members
 class CacheStep(enum.Enum):
     """What a plan does to the cache, after the critical stores were read back."""
 

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
+from ._enums import plain_members
 from ._errors import StoreError
 from ._model import Document, DocumentVersion
 from ._stepping import Gather
@@ -14,6 +15,7 @@ from ._views import Observation, Prepared, Presence, StoredDocument, WriteAnswer
 Answer: TypeAlias = Observation | StoredDocument | Prepared | WriteAnswer | StoreError
 
 
+@plain_members
 class Operation(enum.Enum):
     """The calls that a store is asked to make."""
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import attrs
 
+from ._enums import plain_members
 from ._errors import InvalidValue, StoreError
 from ._model import Document, DocumentVersion
 
 
+@plain_members
 class Presence(enum.Enum):
     """Whether a store holds a document."""
 
@@ -19,6 +21,7 @@ class Presence(enum.Enum):
     LIVE = "live"
 
 
+@plain_members
 class Fence(enum.Enum):
     """How safe a store's conditional write is."""
 
@@ -28,6 +31,7 @@ class Fence(enum.Enum):
     """Another writer can slip in between the check and the write."""
 
 
+@plain_members
 class AbsentMeans(enum.Enum):
     """How MOST_RECENT reads that a store does not hold a document."""
 
@@ -36,6 +40,7 @@ class AbsentMeans(enum.Enum):
     MANUAL = "manual"
 
 
+@plain_members
 class WriteStatus(enum.Enum):
     """A store's verdict on one write."""
 
