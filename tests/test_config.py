@@ -47,9 +47,11 @@ def test_the_defaults():
 
 
 @pytest.mark.parametrize("name", SECONDS + SECONDS_OR_ZERO)
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "3", None, True])
+@pytest.mark.parametrize(
+    "value", [-1, float("nan"), float("inf"), "3", None, True, 10**400, pytest.param(-(10**5000), id="-long")]
+)
 def test_durations(name: str, value):
-    """Negative, NaN, infinite, not a number."""
+    """Negative, NaN, infinite, not a number, too large for a float."""
     with pytest.raises(InvalidValue, match=f"^{name}: must be"):
         AutoRepairConfig(**{name: value})
 

@@ -73,7 +73,23 @@ def test_the_longest_id():
     assert MAX_DOC_ID_BYTES == len(check_doc_id("é" * 1024).encode())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -1, -0.001, "3", None, True])
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        -1,
+        -0.001,
+        "3",
+        None,
+        True,
+        10**400,
+        -(10**400),
+        pytest.param(10**5000, id="long"),
+        pytest.param(-(10**5000), id="-long"),
+    ],
+)
 def test_durations_that_make_no_sense_are_refused(value):
     """NaN, infinite, negative, not a number: refused by name."""
     with pytest.raises(InvalidValue, match=r"^grace: must be"):
@@ -103,6 +119,13 @@ def test_zero_seconds():
         ({"retry_count": True}, "retry_count: must be an int"),
         ({"id": ""}, "id: must be a str that is not empty"),
         ({"id": 7}, "id: must be a str"),
+        ({"id": "x" * 2049}, "id: is 2049 bytes of UTF-8; at most 2048 are allowed"),
+        ({"id": "é" * 1025}, "id: is 2050 bytes of UTF-8; at most 2048 are allowed"),
+        ({"id": "a\ud800"}, "id: holds a lone surrogate"),
+        ({"timeout": 10**400}, "timeout: must be a finite number of seconds, not 1000"),
+        ({"timeout": 10**5000}, "timeout: must be a finite number of seconds, not an int that is too long to be shown"),
+        ({"max_retries": -(10**5000)}, "max_retries: must be an int of at least 0, not an int that is too long"),
+        ({"retry_count": "x" * 10**6}, "retry_count: must be an int of at least 0, not 'xxx"),
         ({"deadline": NAIVE}, "deadline: must be a timezone-aware datetime"),
         ({"created_at": NAIVE}, "created_at: must be a timezone-aware datetime"),
         ({"deadline": 3.0}, "deadline: must be a timezone-aware datetime"),
@@ -113,6 +136,13 @@ def test_jobs_that_make_no_sense_are_refused(given_, problem: str):
     with pytest.raises(InvalidValue, match=problem) as caught:
         job(**given_)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_longest_job_id():
+    """Exactly 2,048 bytes are accepted, of one-byte characters and of longer ones."""
+    for job_id in ("x" * 2048, "é" * 1024):
+        assert job_id == job(id=job_id).id
 
 
 def test_a_job_has_an_id_of_its_own_and_the_documented_defaults():

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import attrs
 
 from ._errors import InvalidValue
-from ._model import ContentDefinition, check_seconds
+from ._model import ContentDefinition, check_seconds, quoted
 
 
 def _seconds(*, positive: bool = True) -> Any:
@@ -20,20 +20,20 @@ def _seconds(*, positive: bool = True) -> Any:
 def _at_least(minimum: int) -> Any:
     def validate(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise InvalidValue(attribute.name, f"must be an int of at least {minimum}, not {value!r}")
+            raise InvalidValue(attribute.name, f"must be an int of at least {minimum}, not {quoted(value)}")
 
     return validate
 
 
 def _fraction(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InvalidValue(attribute.name, f"must be a fraction from 0 to 1, not {value!r}")
+        raise InvalidValue(attribute.name, f"must be a fraction from 0 to 1, not {quoted(value)}")
 
 
 def _one_of(*choices: str) -> Any:
     def validate(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value not in choices:
-            raise InvalidValue(attribute.name, f"must be one of {', '.join(map(repr, choices))}, not {value!r}")
+            raise InvalidValue(attribute.name, f"must be one of {', '.join(map(repr, choices))}, not {quoted(value)}")
 
     return validate
 
@@ -45,7 +45,7 @@ def _content(_instance: object, attribute: attrs.Attribute[Any], value: object) 
 
 def _flag(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, bool):
-        raise InvalidValue(attribute.name, f"must be True or False, not {value!r}")
+        raise InvalidValue(attribute.name, f"must be True or False, not {quoted(value)}")
 
 
 @attrs.frozen(kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._errors import InvalidValue
+from ._model import quoted
 
 
 class Limits:
@@ -51,5 +52,5 @@ class Limits:
 
 def _positive(field: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidValue(field, f"must be an int of at least 1, not {value!r}")
+        raise InvalidValue(field, f"must be an int of at least 1, not {quoted(value)}")
     return value

@@ -23,6 +23,9 @@ from ._errors import InvalidDocumentId, InvalidValue
 MAX_DOC_ID_BYTES: Final = 2048
 """A document id is 1 to this many bytes of UTF-8."""
 
+MAX_JOB_ID_BYTES: Final = 2048
+"""So is the id of a job."""
+
 MAX_VERSION_NUMBER: Final = 2**53 - 1
 """Version numbers stay exact in an IEEE double, which Redis scripts and JSON readers use."""
 
@@ -111,6 +114,18 @@ class RepairPhase(enum.Enum):
     CACHE = "cache"
 
 
+_LONGEST_QUOTED: Final = 60
+
+
+def quoted(value: object) -> str:
+    """A value as an error can quote it: in little space, and without failing over it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f"an {type(value).__name__} that is too long to be shown"
+    return text if len(text) <= _LONGEST_QUOTED else f"{text[: _LONGEST_QUOTED - 1]}…"
+
+
 def check_doc_id(doc_id: object) -> str:
     """Return `doc_id` if it is a usable document id.
 
@@ -136,15 +151,20 @@ def check_seconds(field: str, value: object, *, positive: bool = True) -> float:
     """Return `value` as float seconds.
 
     Raises:
-        InvalidValue: it is not a finite number, or negative, or (with `positive`) zero.
+        InvalidValue: it is not a number, not finite as a float, or negative, or (with `positive`) zero.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidValue(field, f"must be a number of seconds, not {type(value).__name__}")
-    if not math.isfinite(value):
-        raise InvalidValue(field, f"must be a finite number of seconds, not {value}")
-    if value < 0 or (positive and value == 0):
-        raise InvalidValue(field, f"must be {'more than' if positive else 'at least'} 0 seconds, not {value}")
-    return float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:  # an integer may be larger than every float
+        seconds = math.inf
+    if not math.isfinite(seconds):
+        raise InvalidValue(field, f"must be a finite number of seconds, not {quoted(value)}")
+    if seconds < 0 or (positive and seconds == 0):
+        bound = "more than" if positive else "at least"
+        raise InvalidValue(field, f"must be {bound} 0 seconds, not {quoted(value)}")
+    return seconds
 
 
 def _valid_doc_id(_instance: object, _attribute: attrs.Attribute[Any], value: object) -> None:
@@ -155,7 +175,7 @@ def _valid_number(_instance: object, _attribute: attrs.Attribute[Any], value: ob
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_VERSION_NUMBER:
-        raise InvalidValue("number", f"must be None or an int from 0 to 2**53 - 1, not {value!r}")
+        raise InvalidValue("number", f"must be None or an int from 0 to 2**53 - 1, not {quoted(value)}")
 
 
 def _valid_aware(_instance: object, attribute: attrs.Attribute[Any], value: dt.datetime | None) -> None:
@@ -167,7 +187,7 @@ def _valid_enum(kind: type[enum.Enum]) -> Any:
     def validate(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, kind):
             names = ", ".join(member.name for member in kind)
-            raise InvalidValue(attribute.name, f"must be one of {kind.__name__}.{{{names}}}, not {value!r}")
+            raise InvalidValue(attribute.name, f"must be one of {kind.__name__}.{{{names}}}, not {quoted(value)}")
 
     return validate
 
@@ -265,11 +285,17 @@ def _job_timeout(value: float | None) -> float | None:
 def _valid_job_id(_instance: object, _attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not value:
         raise InvalidValue("id", "must be a str that is not empty")
+    try:
+        size = len(value) if value.isascii() else len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidValue("id", "holds a lone surrogate and is not valid UTF-8") from None
+    if size > MAX_JOB_ID_BYTES:
+        raise InvalidValue("id", f"is {size} bytes of UTF-8; at most {MAX_JOB_ID_BYTES} are allowed")
 
 
 def _valid_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidValue(attribute.name, f"must be an int of at least 0, not {value!r}")
+        raise InvalidValue(attribute.name, f"must be an int of at least 0, not {quoted(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -277,7 +303,7 @@ class RepairJob:
     """A request to make the copies of one document agree. It carries identity, never content."""
 
     id: str = attrs.field(factory=_new_job_id, validator=_valid_job_id)
-    """Unique among the jobs that are queued or running."""
+    """Unique among the jobs that are queued or running; 1 to 2,048 bytes of UTF-8."""
     doc_id: str = attrs.field(validator=_valid_doc_id)
     strategy: SyncStrategy = attrs.field(validator=_valid_enum(SyncStrategy))
     priority: RepairPriority = attrs.field(default=RepairPriority.MEDIUM, validator=_valid_enum(RepairPriority))

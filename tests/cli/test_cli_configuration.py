@@ -93,6 +93,16 @@ def test_nothing_but_the_stores_is_needed() -> None:
             "[repair]\ntimeout = 1\njob_timeout_seconds = 2\n",
             "line 3: repair.job_timeout_seconds: is another name of timeout",
         ),
+        (f"[repair]\ntimeout = 1{'0' * 400}\n", "line 2: repair.timeout: is an integer of more than 64 bits"),
+        (f"[repair]\n\ngrace = -1{'0' * 400}\n", "line 3: repair.grace: is an integer of more than 64 bits"),
+        (f"[repair]\nmax_retries = {2**63}\n", "line 2: repair.max_retries: is an integer of more than 64 bits"),
+        (f"[repair]\ntimeout = {'9' * 4400}\n", "line 2: repair.timeout: is an integer of more than 64 bits"),
+        (f"[repair]\ntimeout = 1{'_0' * 4400}\n", "line 2: repair.timeout: is an integer of more than 64 bits"),
+        (f"[repair]\ntimeout = 0x{'f' * 4000}\n", "line 2: repair.timeout: is an integer of more than 64 bits"),
+        (
+            f"[content]\nmetadata_keys = [\n{'9' * 4400}]\n",
+            "line 3: content.metadata_keys: is an integer of more than 64 bits",
+        ),
         ("repair = 3\n", "line 1: repair: must be a table, [repair]"),
         ("[content]\nmetadata = []\n", "line 2: content.metadata: unknown key; did you mean 'metadata_keys'?"),
         ("[content]\nmetadata_keys = 'title'\n", "line 2: content.metadata_keys: must be a list of strings"),
@@ -106,6 +116,17 @@ def test_mistakes_are_named_with_file_line_and_key(change: str, complaint: str) 
     with pytest.raises(ConfigurationError, match=re.escape(f"{PATH}, {complaint}")):
         parse(text)
     parse(text.removeprefix(change))  # the control: it is this that was refused
+
+
+def test_the_largest_integers_are_taken() -> None:
+    """The bound is TOML's own; what is within it is judged by whoever uses it."""
+    stores = '[stores.text]\nkind = "a"\n[stores.vector]\nkind = "b"\n'
+    assert 2**63 - 1 == parse(f"[repair]\nmax_retries = {2**63 - 1}\n{stores}").max_retries
+    assert -(2**63) == parse(f"{stores}depth = [{-(2**63)}]\n").stores["vector"].settings["depth"][0]
+    with pytest.raises(
+        ConfigurationError, match=r"line 5: stores\.vector\.depth\.x: is an integer of more than 64 bits"
+    ):
+        parse(f"{stores}depth = [{{x = {-(2**63) - 1}}}]\n")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,11 @@ class Chunker:
         return [Chunk(0, text)]
 
 
+def broken() -> Embedder:
+    """What a configuration file may name by mistake."""
+    raise RuntimeError("the message quotes a credential")
+
+
 MINE = f"{__name__}:Embedder"
 
 
@@ -88,6 +93,10 @@ async def test_registered_kinds_open_what_they_are_told(kind: str, settings: dic
         ("sqlite-vector", {"path": "s.db", "embedder": {"kind": "json:no_such_name"}}, "embedder.kind"),
         ("sqlite-vector", {"path": "s.db", "embedder": {"kind": "json:__name__"}}, "embedder.kind"),
         ("sqlite-vector", {"path": "s.db", "embedder": {"kind": ":x"}}, "embedder.kind"),
+        ("sqlite-vector", {"path": "s.db", "embedder": {"kind": ".relative:x"}}, "embedder.kind"),
+        ("sqlite-vector", {"path": "s.db", "embedder": {"kind": "builtins:exit"}}, "embedder.kind"),
+        ("sqlite-vector", {"path": "s.db", "embedder": {"kind": f"{__name__}:broken"}}, "embedder.kind"),
+        ("sqlite-cache", {"path": "s.db", "ttl": 10**400}, "ttl"),
         ("sqlite-vector", {"path": "s.db", "embedder": {"kind": f"{__name__}:Chunker"}}, "embedder.kind"),
         ("sqlite-vector", {"path": "s.db", "embedder": {"kind": MINE, "colour": "red"}}, "embedder"),
         ("sqlite-vector", {"path": "s.db", "embedder": {"dimension": 0}}, "embedder.dimension"),
@@ -103,3 +112,31 @@ def test_wrong_settings_are_named(kind: str, settings: dict[str, Any], field: st
         opened(kind, tmp_path, settings)
     assert field == caught.value.field
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("x = (\n", "SyntaxError in {path}, line 1"),
+        ("\nraise RuntimeError('quotes a credential')\n", "RuntimeError was raised in {path}, line 2"),
+        ("raise SystemExit(5)\n", "SystemExit was raised in {path}, line 1"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_the_place(
+    source: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it raises: the key, the type and where, and not its message."""
+    path = tmp_path / "spoilt_module.py"
+    path.write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidValue) as caught:
+        opened("sqlite-vector", tmp_path, {"path": "s.db", "embedder": {"kind": "spoilt_module:make"}})
+    expected = f"'spoilt_module:make' cannot be imported: {problem.format(path=path)}"
+    assert ("embedder.kind", expected) == (caught.value.field, caught.value.problem)
+
+
+def test_a_callable_that_raises_is_named_with_the_place(tmp_path: Path) -> None:
+    """Its message may quote what it was given."""
+    with pytest.raises(InvalidValue, match=r"could not make it: RuntimeError was raised in .*, line \d+$") as caught:
+        opened("sqlite-vector", tmp_path, {"path": "s.db", "embedder": {"kind": f"{__name__}:broken"}})
+    assert "credential" not in str(caught.value)

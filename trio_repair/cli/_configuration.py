@@ -250,6 +250,33 @@ class _Reader:
         return MappingProxyType(found), secrets
 
 
+_LARGEST: Final = 2**63
+_LONG_INTEGER: Final = re.compile(r"\d[\d_]{4300,}", re.ASCII)
+"""What Python's parser gives up on, without saying where."""
+
+
+def _refuse_large(value: Any, keys: tuple[str, ...], path: Path, text: str) -> None:
+    """TOML's integers have 64 bits; Python's have no end, and some of what they are used for has."""
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        raise _error(path, text, "is an integer of more than 64 bits", keys)
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _refuse_large(one, (*keys, key), path, text)
+    elif isinstance(value, list):
+        for one in value:
+            _refuse_large(one, keys, path, text)
+
+
+def _too_long(path: Path, text: str) -> ConfigurationError:
+    """The complaint about an integer of more digits than Python reads."""
+    found = _LONG_INTEGER.search(text)
+    if found is None:
+        return ConfigurationError(path, "holds a value that cannot be read")
+    line = text.count("\n", 0, found.start()) + 1
+    key = next((".".join(keys) for keys, place in reversed([*_places(text)]) if place <= line), None)
+    return ConfigurationError(path, "is an integer of more than 64 bits", line=line, key=key)
+
+
 _POSITION: Final = re.compile(r" \(at (line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 
 
@@ -285,6 +312,9 @@ def parse_configuration(path: Path, content: bytes, environment: Mapping[str, st
         raise ConfigurationError(path, f"is not valid TOML: {problem}", line=line) from None
     except RecursionError:
         raise ConfigurationError(path, "is nested too deeply") from None
+    except ValueError:
+        raise _too_long(path, text) from None
+    _refuse_large(data, (), path, text)
     reader = _Reader(path, text, data, os.environ if environment is None else environment)
     reader.refuse_unknown(data, ("repair", "content", "stores"), what="section")
     stores, secrets = reader.stores()

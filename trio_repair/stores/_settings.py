@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trio_repair import InvalidValue
+from trio_repair._model import check_seconds, quoted
 from trio_repair.abc import Chunker, Embedder
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 
@@ -52,7 +53,7 @@ def synchronous_setting(settings: Mapping[str, Any]) -> Synchronous:
         return "full"
     if value == "normal":
         return "normal"
-    raise InvalidValue("synchronous", f"must be 'full' or 'normal', not {value!r}")
+    raise InvalidValue("synchronous", f"must be 'full' or 'normal', not {quoted(value)}")
 
 
 def embedder_setting(settings: Mapping[str, Any]) -> Embedder:
@@ -93,7 +94,9 @@ def _from_table(
     elif isinstance(kind, str) and ":" in kind:
         factory = _imported(kind, f"{key}.kind")
     else:
-        raise InvalidValue(f"{key}.kind", f"must be {own!r}, or 'package.module:name' of a callable, not {kind!r}")
+        raise InvalidValue(
+            f"{key}.kind", f"must be {own!r}, or 'package.module:name' of a callable, not {quoted(kind)}"
+        )
     try:
         # Python's own complaint names the arguments; one that the callable raises may quote what it was given.
         inspect.signature(factory).bind(**arguments)
@@ -105,16 +108,29 @@ def _from_table(
         return factory(**arguments)
     except InvalidValue as error:
         raise InvalidValue(f"{key}.{error.field}", error.problem) from None
-    except TypeError as error:
-        raise InvalidValue(key, f"{kind!r} does not take these settings: it raised TypeError") from error
+    except (Exception, SystemExit) as error:
+        raise InvalidValue(f"{key}.kind", f"{kind!r} could not make it: {where_raised(error)}") from error
+
+
+def where_raised(error: BaseException) -> str:
+    """The type of somebody else's exception and where it was raised; its message may quote a credential."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"SyntaxError in {error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    # The place in their code, not in the machinery that imported it.
+    return f"{type(error).__name__} was raised in {frames[-1].filename}, line {frames[-1].lineno}"
 
 
 def _imported(target: str, key: str) -> Callable[..., object]:
     module, _, name = target.partition(":")
+    if module.startswith("."):
+        raise InvalidValue(key, f"{target!r} is relative; name the module from its package on")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidValue(key, f"{target!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InvalidValue(key, f"{target!r} cannot be imported: {where_raised(error)}") from error
     if not callable(found):
         raise InvalidValue(key, f"{target!r} is not callable")
     made: Callable[..., object] = found
@@ -125,11 +141,9 @@ def seconds_setting(settings: Mapping[str, Any], key: str) -> float | None:
     """A time span, or None if it is not there.
 
     Raises:
-        InvalidValue: it is not a finite number above 0.
+        InvalidValue: it is not a finite number of seconds above 0.
     """
     value = settings.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InvalidValue(key, f"must be a finite number of seconds above 0, not {value!r}")
-    return float(value)
+    return check_seconds(key, value)
