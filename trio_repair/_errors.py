@@ -8,6 +8,7 @@ what to do next.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,3 +122,11 @@ class CheckIncomplete(TrioRepairError):
     def __init__(self, problem: str, *, stores: Sequence[str]) -> None:
         super().__init__(problem)
         self.stores = tuple(stores)
+
+
+def where_raised(error: BaseException) -> str:
+    """The type of somebody else's exception and where it was raised; its message may quote a text or a credential."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"SyntaxError in {error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} was raised in {frames[-1].filename}, line {frames[-1].lineno}"

@@ -274,7 +274,15 @@ class Troubled:
         self._directory = directory
 
     def __getattr__(self, name):
-        return getattr(self._store, name)
+        found = getattr(self._store, name)
+        if name != self._settings["method"]:
+            return found
+
+        async def troubled(*args, **kwargs):
+            await self._trouble(name)
+            return await found(*args, **kwargs)
+
+        return troubled
 
     async def _trouble(self, method):
         settings = self._settings
@@ -284,7 +292,11 @@ class Troubled:
             fifo = os.open(self._directory / settings["reached"], os.O_WRONLY | os.O_NONBLOCK)
             os.write(fifo, b".")
             os.close(fifo)
-        if settings.get("hangs"):
+        if settings.get("exits"):
+            raise SystemExit("the text of a document")
+        if settings.get("hangs") == "in its thread":
+            await self._store._run(lambda *_: threading.Event().wait())
+        elif settings.get("hangs"):
             await trio.to_thread.run_sync(threading.Event().wait, abandon_on_cancel=True)
         if "release" in settings:
             fifo = os.open(self._directory / settings["release"], os.O_RDONLY | os.O_NONBLOCK)
@@ -295,14 +307,6 @@ class Troubled:
         await trio.sleep(settings.get("delay", 0.0))
         if settings.get("fails"):
             raise StoreUnavailable(self._name, "the network is down")
-
-    async def observe(self, doc_ids):
-        await self._trouble("observe")
-        return await self._store.observe(doc_ids)
-
-    async def write(self, writes):
-        await self._trouble("write")
-        return await self._store.write(writes)
 
     @asynccontextmanager
     async def open_scan(self, after=None):
@@ -320,8 +324,15 @@ class Troubled:
 @asynccontextmanager
 async def troubled(settings, *, name, directory, content, create):
     (entry,) = entry_points(group="trio_repair.stores", name=settings["around"])
+    if settings["method"] == "make":
+        raise RuntimeError("the text of a document")
     async with entry.load()(settings["inner"], name=name, directory=directory, content=content, create=create) as store:
-        yield Troubled(store, settings, name, directory)
+        troubled = Troubled(store, settings, name, directory)
+        await troubled._trouble("open")
+        try:
+            yield troubled
+        finally:
+            await troubled._trouble("close")
 '''
 
 

@@ -79,9 +79,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 @pytest.fixture
 def troubled(tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """Wrap the vector store of a directory in a store that makes trouble; gives the environment to run in."""
+    """Wrap a store of a directory in one that makes trouble; gives the environment to run in."""
 
-    def install(directory: Path, **settings: object) -> dict[str, str]:
+    def install(directory: Path, *, role: str = "vector", **settings: object) -> dict[str, str]:
         site = tmp_path / "site"
         info = site / "troubled-1.0.dist-info"
         info.mkdir(parents=True)
@@ -91,10 +91,12 @@ def troubled(tmp_path: Path) -> Callable[..., dict[str, str]]:
         lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
         configure(
             directory,
-            '[stores.vector]\nkind = "sqlite-vector"\npath = "vector.db"\n\n[stores.vector.embedder]',
-            f'[stores.vector]\nkind = "troubled"\naround = "sqlite-vector"\n{lines}\n\n'
-            '[stores.vector.inner]\npath = "vector.db"\n\n[stores.vector.inner.embedder]',
+            f'[stores.{role}]\nkind = "sqlite-{role}"\npath = "{role}.db"\n',
+            f'[stores.{role}]\nkind = "troubled"\naround = "sqlite-{role}"\n{lines}\n\n'
+            f'[stores.{role}.inner]\npath = "{role}.db"\n',
         )
+        if role == "vector":
+            configure(directory, "[stores.vector.embedder]", "[stores.vector.inner.embedder]")
         return environment(PYTHONPATH=os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
     return install

@@ -70,7 +70,14 @@ from cli_support import Done, configure, contents, environment, run, with_databa
         (["search", " \t\n"], "QUERY: is empty; name at least one word"),
         (["search", "", "--in", "vector"], "QUERY: is empty; name at least one word"),
         (["search", "", "--in", "cache"], "document id '': is empty"),
-        (["search", "x", "--in", "vector", "--limit", "5000"], "limit: must be at most 4096, not 5000"),
+        (
+            ["search", "x", "--in", "vector", "--limit", "5000"],
+            "--limit: must be at most 4096, not 5000 (the vector store)",
+        ),
+        (["search", "document", "--limit", "5000"], "--limit: must be at most 4096, not 5000 (the vector store)"),
+        (["purge", "--older-than", "800000d"], "--older-than: reaches back to before the calendar begins"),
+        (["purge", "--older-than", "9999999d"], "--older-than: reaches back to before the calendar begins"),
+        (["purge", "--older-than", "1e300d"], "--older-than: reaches back to before the calendar begins"),
     ],
 )
 def test_wrong_usage_is_one_line(

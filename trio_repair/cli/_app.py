@@ -26,6 +26,7 @@ from ._purge import run_purge
 from ._repair import Everything, Named, RepairRequest, run_repair
 from ._search import run_search
 from ._show import read_expected, run_resolve, run_show
+from ._signals import open_interruption
 from ._status import ExitStatus, UsageError
 from ._strategy import chosen_strategy, overridden
 from ._template import write_template
@@ -46,7 +47,7 @@ Exit status:
     1  divergences found, something failed, or a person must decide
     2  wrong usage or configuration
     3  could not look: a store was unreachable, or another run is under way
-   70  a bug, shown with its traceback
+   70  a bug, shown with where it was raised, without its message
   130  interrupted
 """
 
@@ -243,8 +244,10 @@ async def repair(
     if plan is not None:
         what = read_plan(plan, configuration)
     elif ids_file is not None:
-        # In a thread, because a pipe may stay silent: Ctrl-C must still be heard.
         ids = await _open_ids(ids_file)
+        if ids is None:
+            output.say("interrupted: nothing was changed")
+            return ExitStatus.INTERRUPTED
         what = Named(ids, count=ids.count, bulk=True)
     elif documents:
         named = check_ids(documents)
@@ -268,8 +271,12 @@ async def repair(
             ids.close()
 
 
-async def _open_ids(name: str) -> IdFile:
-    return await trio.to_thread.run_sync(IdFile.open, name, abandon_on_cancel=True)
+async def _open_ids(name: str) -> IdFile | None:
+    """Read them in a thread, because a pipe may stay silent, and signals must still be heard. None: one was."""
+    async with open_interruption() as interruption:
+        with interruption.scope:
+            return await trio.to_thread.run_sync(IdFile.open, name, abandon_on_cancel=True)
+    return None
 
 
 @app.command(help_epilogue=_examples("show --dir demo doc-1", "show --dir demo doc-1 --json > seen.json"))

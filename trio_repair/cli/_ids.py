@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 import tempfile
@@ -71,6 +72,17 @@ def _is_new(doc_id: str | None, seen: set[bytes]) -> bool:
     return True
 
 
+def _standard_input() -> IO[bytes]:
+    """Stdin by a file object of our own.
+
+    `sys.stdin` is not read here: the thread that does may be left behind in the middle of it, and Python, which wants
+    that object's lock when it ends, would abort.
+    """
+    if sys.stdin is None:
+        raise UsageError("--ids-file: standard input is closed; name a file instead")
+    return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+
+
 @attrs.define
 class IdFile:
     """Ids, one a line, each taken once. All lines are checked before the first is used: a bad file does nothing."""
@@ -88,13 +100,12 @@ class IdFile:
             UsageError: it cannot be read or holds bad lines, which are named by number.
         """
         try:
-            file: IO[bytes] = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115, PTH123
+            file = _standard_input() if name == "-" else open(name, "rb")  # noqa: SIM115, PTH123
             if not file.seekable():
                 # A pipe can be read once, and is to be read twice; it may be larger than memory.
                 pipe, file = file, tempfile.TemporaryFile()  # noqa: SIM115
                 shutil.copyfileobj(pipe, file)
-                if name != "-":
-                    pipe.close()
+                pipe.close()
         except OSError as error:
             raise UsageError(f"--ids-file: cannot read {name}: {error.strerror}") from error
         ids = cls("standard input" if name == "-" else name, file)

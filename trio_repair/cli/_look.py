@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 import trio
 
-from .. import Divergence, Observation, StoreError, Stores, StoreUnavailable, diagnose
+from .. import Divergence, Observation, StoreError, Stores, diagnose
 from ..abc import Store
+from ._patience import StoreHung, patience
 
 Views: TypeAlias = Mapping[str, Observation | StoreError]
 """What each store says of one document."""
@@ -21,7 +22,7 @@ async def _observe(
     seconds: float,
     answers: dict[str, Sequence[Observation | StoreError]],
 ) -> None:
-    error: StoreError = StoreUnavailable(name, f"did not answer within {seconds:g} s")
+    error: StoreError = StoreHung(name, seconds)
     found: list[Observation | StoreError] = []
     with trio.move_on_after(seconds):
         try:
@@ -38,7 +39,7 @@ async def look(stores: Stores, doc_ids: Sequence[str], *, seconds: float) -> lis
     Args:
         stores: the stores.
         doc_ids: distinct ids.
-        seconds: how long one store may take for all of them; what it did not say by then is a StoreUnavailable.
+        seconds: how long one store may take for all of them; what it did not say by then is a StoreHung.
 
     **If cancelled:** nothing has changed.
     """
@@ -62,6 +63,23 @@ async def look_in_batches(
             batch.clear()
     for pair in zip(batch, await look(stores, batch, seconds=seconds), strict=True):
         yield pair
+
+
+async def count_held(stores: Stores, *, seconds: float) -> Mapping[str, int]:
+    """How many documents and tombstones each store holds. A cache that cannot say is left out.
+
+    Raises:
+        StoreError: a critical store could not say, or not within `seconds`.
+    """
+    held: dict[str, int] = {}
+    for name, store in stores.by_name.items():
+        try:
+            with patience(name, seconds):
+                held[name] = await store.count()
+        except StoreError:
+            if name in stores.critical:
+                raise
+    return held
 
 
 def seen(views: Views) -> Mapping[str, Observation]:

@@ -44,7 +44,12 @@ _COMPLAINTS: Final = _Complaints(logging.WARNING)
 
 def _prepare_streams() -> None:
     """Make sure that there is something to write to, and that no character can make writing fail."""
-    if sys.stdout is None:  # closed by the caller; a database must not become file descriptor 1
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free, which is this one
+    if sys.stdout is None:  # closed by the caller; now a database cannot become file descriptor 1
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
@@ -66,8 +71,8 @@ def run(tokens: Sequence[str]) -> ExitStatus:
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
         return report(error if missing is None else UsageError(missing))
-    except (Exception, KeyboardInterrupt) as error:
-        return report(error)
+    except (Exception, KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
+        return report(error)  # also what a store raises that is no Exception, alone or in a group
     if status is None and not tokens:
         # Only the help was asked for, and not even that.
         return ExitStatus.USAGE

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-from .. import InvalidValue, StoreFileError, Stores
+import trio
+
+from .. import InvalidValue, StoreFileError, Stores, TrioRepairError
+from .._errors import where_raised
 from ..abc import Store
 from ._configuration import Configuration, suggestion
+from ._patience import Patience, StoreHung
+from ._status import say
 
 GROUP: Final = "trio_repair.stores"
 """The entry-point group in which kinds of stores are registered."""
@@ -40,17 +45,20 @@ def _factory(configuration: Configuration, role: str) -> Callable[..., AbstractA
     try:
         factory: Callable[..., AbstractAsyncContextManager[Store]] = entry.load()
     except (ImportError, AttributeError) as error:
-        raise configuration.error(
-            f"the store {kind!r} cannot be loaded from {entry.value}: {error}", "stores", role, "kind"
-        ) from error
-    return factory
+        why = str(error)
+    except (Exception, SystemExit) as error:
+        why = where_raised(error)
+    else:
+        return factory
+    raise configuration.error(f"the store {kind!r} cannot be loaded from {entry.value}: {why}", "stores", role, "kind")
 
 
 async def _enter(configuration: Configuration, role: str, stack: AsyncExitStack) -> Store:
     factory = _factory(configuration, role)
+    settings = configuration.stores[role]
     try:
         opening = factory(
-            configuration.stores[role].settings,
+            settings.settings,
             name=role,
             directory=configuration.path.parent,
             content=configuration.engine.content,
@@ -64,21 +72,60 @@ async def _enter(configuration: Configuration, role: str, stack: AsyncExitStack)
         for to_programmers, to_operators in _HINTS.items():
             problem = problem.replace(to_programmers, to_operators)
         raise StoreFileError(error.store, problem) from error
+    except TrioRepairError:
+        raise
+    except (Exception, SystemExit):
+        # A bug, and told as one; but nobody should have to guess in which store.
+        problem = f"the store {settings.kind!r} could not be opened"
+        say(str(configuration.error(problem, "stores", role, "kind")))
+        raise
 
 
 @asynccontextmanager
-async def open_stores(configuration: Configuration) -> AsyncIterator[Stores]:
+async def _open_store(configuration: Configuration, role: str) -> AsyncGenerator[Store, None]:
+    """Open a store, with patience for the opening and the closing, not for what lies between."""
+    seconds = configuration.engine.store_call_timeout
+    failure: BaseException | None = None
+    opened = False
+    # One scope around it all: a scope around the opening alone would have to be left before the scopes and nurseries
+    # that the store opens in there.
+    with trio.move_on_after(seconds) as scope:
+        waiting = Patience(seconds, scope)
+        async with AsyncExitStack() as stack:
+            store = await _enter(configuration, role, stack)
+            waiting.suspend()
+            opened = True
+            try:
+                yield store
+            except trio.Cancelled:
+                raise
+            except BaseException as error:
+                failure = error
+                raise
+            finally:
+                waiting.renew()
+    if not scope.cancelled_caught:
+        return
+    if not opened:
+        raise StoreHung(role, seconds, "open")
+    say(f"the {role} store did not close within {seconds:g} s (store_call_timeout) and was left as it was")
+    if failure is not None:
+        raise failure
+
+
+@asynccontextmanager
+async def open_stores(configuration: Configuration) -> AsyncGenerator[Stores, None]:
     """Open all stores of a configuration; none is created.
 
     Raises:
         ConfigurationError: a store's kind or settings are not usable.
         StoreFileError: a store's file is missing, foreign or damaged.
-        StoreUnavailable: a store did not answer.
+        StoreUnavailable: a store did not answer, or not within `store_call_timeout`.
 
     **If cancelled:** the stores that were open are closed.
     """
     async with AsyncExitStack() as stack:
         opened: dict[str, Any] = {}
         for role in configuration.stores:
-            opened[role] = await _enter(configuration, role, stack)
+            opened[role] = await stack.enter_async_context(_open_store(configuration, role))
         yield Stores(**opened)

@@ -16,8 +16,9 @@ from ._lock import hold_lock
 from ._look import judge, look, seen
 from ._opening import open_stores
 from ._output import Output, table
+from ._patience import Patience, patience
 from ._signals import open_interruption
-from ._status import ExitStatus, report
+from ._status import ExitStatus, UsageError, report
 
 _BATCH: Final = 256
 
@@ -84,7 +85,9 @@ def select(
     return ready
 
 
-async def _remove(stores: Stores, ready: Mapping[str, Mapping[str, Observation]], scanned: str, purge: Purge) -> None:
+async def _remove(
+    stores: Stores, ready: Mapping[str, Mapping[str, Observation]], scanned: str, purge: Purge, seconds: float
+) -> None:
     # The store that is scanned goes last: if this is cut off, the next purge or repair finds the document again.
     order = sorted(stores.by_name, key=lambda name: (name == scanned, name != "cache"))
     left = dict(ready)
@@ -97,7 +100,9 @@ async def _remove(stores: Stores, ready: Mapping[str, Mapping[str, Observation]]
         size = stores.by_name[name].traits.max_batch
         for start in range(0, len(removals), size):
             batch = removals[start : start + size]
-            for removal, answer in zip(batch, await stores.by_name[name].remove(batch), strict=True):
+            with patience(name, seconds):
+                answers = await stores.by_name[name].remove(batch)
+            for removal, answer in zip(batch, answers, strict=True):
                 if answer.status is WriteStatus.LANDED:
                     continue
                 del left[removal.doc_id]
@@ -118,7 +123,7 @@ class _DatesTombstones(Protocol):
 
 
 async def _next_tombstones(
-    store: Store, before: dt.datetime, after: str | None
+    store: Store, before: dt.datetime, after: str | None, waiting: Patience
 ) -> tuple[Sequence[str], str | None, bool]:
     """Some deleted documents, where to go on (None at the end), and whether they are known to be old enough."""
     if isinstance(store, _DatesTombstones):
@@ -127,7 +132,9 @@ async def _next_tombstones(
     found: list[str] = []
     # Closed before anything is removed, so that no snapshot is held open over the writes.
     async with store.open_scan(after) as pages:
+        waiting.renew()
         async for page in pages:
+            waiting.renew()
             found.extend(doc_id for doc_id, view in page if view.presence is Presence.TOMBSTONE)
             if page and len(found) >= _BATCH:
                 return found, page[-1][0], False
@@ -145,18 +152,19 @@ async def purge_stores(
         before: a younger tombstone is kept.
         undated: purge those that carry no time as well.
         dry_run: count only.
-        seconds: how long a store may take to answer.
+        seconds: how long a store may take to answer one call.
         stop: ends it after the batch under way.
 
     Raises:
-        StoreError: a store could not be read; unknown is never absent.
+        StoreError: a store could not be read, or did not answer in time; unknown is never absent.
 
     **If cancelled:** each document's tombstone is gone from some stores or from none; `check` finds it if it is some.
     """
     scanned = next((name for name, store in stores.by_name.items() if store.traits.keeps_tombstones), None)
     after: str | None = None
     while scanned is not None and not stop.is_set():
-        doc_ids, after, old = await _next_tombstones(stores.by_name[scanned], before, after)
+        with patience(scanned, seconds) as waiting:
+            doc_ids, after, old = await _next_tombstones(stores.by_name[scanned], before, after, waiting)
         found = []
         for views in await look(stores, doc_ids, seconds=seconds):
             for view in views.values():
@@ -168,9 +176,17 @@ async def purge_stores(
         if dry_run:
             purge.purged += len(ready)
         else:
-            await _remove(stores, ready, scanned, purge)
+            await _remove(stores, ready, scanned, purge, seconds)
         if after is None:
             return
+
+
+def _moment_ago(seconds: float) -> dt.datetime:
+    now = dt.datetime.now(dt.timezone.utc)
+    try:
+        return now - dt.timedelta(seconds=seconds)
+    except OverflowError:
+        raise UsageError("--older-than: reaches back to before the calendar begins, which is the year 1") from None
 
 
 async def run_purge(
@@ -179,8 +195,8 @@ async def run_purge(
     """Purge tombstones older than so many seconds."""
     purge = Purge()
     stop = trio.Event()
-    failure: Exception | None = None
-    before = dt.datetime.now(dt.timezone.utc) - dt.timedelta(seconds=older_than)
+    failure: BaseException | None = None
+    before = _moment_ago(older_than)
     with hold_lock(configuration.path):
         async with open_interruption() as interruption:
             interruption.on_first = stop.set
@@ -196,7 +212,7 @@ async def run_purge(
                             seconds=configuration.engine.store_call_timeout,
                             stop=stop,
                         )
-            except (TrioRepairError, ExceptionGroup) as error:
+            except (TrioRepairError, BaseExceptionGroup) as error:
                 if not purge.purged and not interruption.signals:
                     raise
                 failure = error

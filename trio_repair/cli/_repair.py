@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -16,7 +16,9 @@ from .. import (
     AutoRepairConfig,
     ChangeCounts,
     MassChangeRefused,
+    Observation,
     PlannedJob,
+    Presence,
     RepairExecutionEngine,
     RepairJob,
     RepairPlan,
@@ -30,9 +32,10 @@ from .. import (
 )
 from ._configuration import Configuration
 from ._lock import hold_lock
-from ._look import look, look_in_batches, seen
+from ._look import count_held, look, look_in_batches, seen
 from ._opening import open_stores
 from ._output import Output
+from ._patience import hung_stores
 from ._plan import Forecast, change_counts, live_stores, mass_change, plan_now
 from ._plan_file import PlanCounter, PlanFile
 from ._progress import show_progress
@@ -88,6 +91,8 @@ class _Run:
     started: float
     counts: ChangeCounts | None = None
     tap: JobTap | None = None
+    counting: bool = False
+    """The stores were open, and were looked at."""
     begun: bool = False
     """The engine was opened."""
     out_of_time: bool = False
@@ -96,7 +101,7 @@ class _Run:
     """Documents that the check could not judge."""
     refused: MassChangeRefused | None = None
     """It was counted, and stopped before it wrote anything."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
 
 def _job(request: RepairRequest, doc_id: str, trigger: RepairTrigger) -> RepairJob:
@@ -124,15 +129,29 @@ async def count_named(request: RepairRequest, named: Named, stores: Stores, fore
     Raises:
         StoreError: a store could not be looked at.
     """
-    # Tombstones and all: the same measure as `count_changes` has.
-    documents = max([await store.count() for store in stores.critical.values()])
     seconds = request.config.store_call_timeout
+    held = await count_held(stores, seconds=seconds)
+    met = 0
     async for doc_id, answers in look_in_batches(stores, named.doc_ids, seconds=seconds):
         views = seen(answers)
+        met += _is_held(views)
         plan = plan_now(doc_id, views, request.strategy, stores, request.config)
         if plan.writes or plan.reason is not None or plan.cache_step.value != "none":
             forecast.add(plan, live_stores(views))
-    return change_counts(forecast.counter.counts(documents))
+    return change_counts(forecast.counter.counts(_documents(held, met)))
+
+
+def _is_held(views: Mapping[str, Observation]) -> bool:
+    return any(view.presence is not Presence.ABSENT for view in views.values())
+
+
+def _documents(held: Mapping[str, int], met: int) -> int:
+    """How many documents there are at least, tombstones and all, as in `count_changes`.
+
+    It was not asked how many of the stores' documents are the same ones: no fewer than the fullest store holds, be it
+    the cache, and no fewer than were looked at and found (`met`).
+    """
+    return max(met, *held.values())
 
 
 async def count_planned(request: RepairRequest, plan_file: PlanFile, stores: Stores) -> ChangeCounts:
@@ -142,24 +161,28 @@ async def count_planned(request: RepairRequest, plan_file: PlanFile, stores: Sto
         UsageError: the plan is for more documents than there are.
         StoreError: a store could not be looked at.
     """
-    held = {name: await store.count() for name, store in stores.by_name.items()}
+    seconds = request.config.store_call_timeout
+    held = await count_held(stores, seconds=seconds)
     announced, possible = plan_file.header.counts.documents, sum(held.values())
-    if announced > possible:
+    if announced > possible and held.keys() == stores.by_name.keys():
         raise UsageError(
             f"{plan_file.path}: its header announces {announced} documents, and the stores hold {possible} at most: "
             "it was edited, or much was purged since; make the plan again"
         )
     counter = PlanCounter()
+    met = 0
     batch: dict[str, RepairPlan] = {}
     for plan in itertools.chain(plan_file.plans(), [None]):
         if plan is not None:
             batch[plan.doc_id] = plan
         if batch and (plan is None or len(batch) == _BATCH):
-            found = await look(stores, list(batch), seconds=request.config.store_call_timeout)
-            for planned, views in zip(batch.values(), found, strict=True):
-                counter.add(planned, live_stores(seen(views)))
+            found = await look(stores, list(batch), seconds=seconds)
+            for planned, answers in zip(batch.values(), found, strict=True):
+                views = seen(answers)
+                met += _is_held(views)
+                counter.add(planned, live_stores(views))
             batch.clear()
-    return change_counts(counter.counts(max(held[name] for name in stores.critical)))
+    return change_counts(counter.counts(_documents(held, met)))
 
 
 async def _count(request: RepairRequest, stores: Stores, output: Output) -> ChangeCounts | None:
@@ -219,6 +242,7 @@ async def _execute(
     request: RepairRequest, stores: Stores, run: _Run, interruption: Interruption, output: Output
 ) -> None:
     deadline = math.inf if request.max_duration is None else run.started + request.max_duration
+    run.counting = True
     with trio.move_on_at(deadline) as counting:
         run.counts = await _count(request, stores, output)
     if counting.cancelled_caught:
@@ -265,11 +289,12 @@ async def run_repair(request: RepairRequest, output: Output) -> ExitStatus:
                 with interruption.scope:
                     async with open_stores(request.configuration) as stores:
                         await _execute(request, stores, run, interruption, output)
-            except (TrioRepairError, ExceptionGroup) as error:
-                if not run.begun:
+            except (TrioRepairError, BaseExceptionGroup) as error:
+                if not run.begun and not (output.json and run.counting and hung_stores(error)):
                     raise
                 # What was done until then is told all the same.
                 run.failure = error
+                run.tally.hung.update(hung_stores(error))
     return _sum_up(request, run, interruption, output)
 
 
@@ -296,13 +321,14 @@ def _sum_up(request: RepairRequest, run: _Run, interruption: Interruption, outpu
         stopped = "mass-change"
     if interruption.signals:
         stopped = "interrupted"
+    ended = stopped if stopped is not None or run.failure is None else "failed"
     if output.json:
         output.record(
             {
                 "type": "repair",
                 "strategy": request.strategy.value,
                 **tally.as_json(),
-                "stopped": "cancelled" if interruption.scope.cancelled_caught else stopped,
+                "stopped": "cancelled" if interruption.scope.cancelled_caught else ended,
                 "refused": None if run.refused is None else _refused_json(run.refused),
                 "unsettled": run.unsettled,
                 "seconds": round(trio.current_time() - run.started, 3),

@@ -7,15 +7,16 @@ from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
-from .. import Document, Observation, Presence, StoreError, Stores
+from .. import Document, InvalidValue, Observation, Presence, StoreError, Stores
 from ..abc import Store
 from ._configuration import Configuration
 from ._escape import one_line, printable
 from ._look import Views, look
 from ._opening import open_stores
 from ._output import Output, table
+from ._patience import patience
 from ._signals import open_interruption
-from ._status import ExitStatus, UsageError
+from ._status import ExitStatus, UsageError, report
 from ._values import observation_json, version_json
 from ._words import held_words, number_words
 
@@ -85,7 +86,19 @@ async def _ask(role: Role, store: Store, query: str, limit: int) -> list[_Hit]:
 
 
 async def _hits(stores: Stores, role: Role, query: str, limit: int, seconds: float) -> list[_Found]:
-    hits = await _ask(role, stores.by_name[role], query, limit)
+    """The hits of one store, and what the others hold of them.
+
+    Raises:
+        UsageError: the store cannot be searched, or not for so many hits.
+        StoreError: it failed, or did not answer in time.
+    """
+    try:
+        with patience(role, seconds):
+            hits = await _ask(role, stores.by_name[role], query, limit)
+    except InvalidValue as error:
+        if error.field == "limit":
+            raise UsageError(f"--limit: {error.problem} (the {role} store)") from error
+        raise
     found = []
     for hit, views in zip(hits, await look(stores, [hit.doc_id for hit in hits], seconds=seconds), strict=True):
         others = {name: view for name, view in views.items() if name != role}
@@ -93,13 +106,14 @@ async def _hits(stores: Stores, role: Role, query: str, limit: int, seconds: flo
     return found
 
 
-async def _get(stores: Stores, doc_id: str, output: Output) -> ExitStatus:
+async def _get(stores: Stores, doc_id: str, output: Output, seconds: float) -> ExitStatus:
     cache = stores.cache
     if cache is None:
         raise UsageError("the configuration names no cache")
     if not isinstance(cache, _Gets):
         raise UsageError("the cache is of a kind that cannot be read from here")
-    document = await cache.get(doc_id)
+    with patience("cache", seconds):
+        document = await cache.get(doc_id)
     text = None if document is None else document.text
     if output.json:
         version = None if document is None else version_json(document.version)
@@ -150,6 +164,22 @@ def _record(output: Output, role: Role, found: Sequence[_Found]) -> None:
         )
 
 
+async def _search(
+    stores: Stores, roles: Sequence[Role], query: str, limit: int, seconds: float, output: Output
+) -> ExitStatus:
+    """Ask all before anything is shown, so that what none of them takes is refused as a whole."""
+    found: dict[Role, list[_Found]] = {}
+    failures: list[StoreError] = []
+    for role in roles:
+        try:
+            found[role] = await _hits(stores, role, query, limit, seconds)
+        except StoreError as error:
+            failures.append(error)
+    for role, hits in found.items():
+        (_record if output.json else _show)(output, role, hits)
+    return report(ExceptionGroup("stores that could not be searched", failures)) if failures else ExitStatus.OK
+
+
 async def run_search(
     configuration: Configuration, output: Output, *, query: str, role: Role | None, limit: int
 ) -> ExitStatus:
@@ -163,14 +193,13 @@ async def run_search(
         limit: at most so many hits from each.
     """
     status = ExitStatus.OK
+    seconds = configuration.engine.store_call_timeout
     async with open_interruption() as interruption:
         with interruption.scope:
             async with open_stores(configuration) as stores:
                 if role == "cache":
-                    status = await _get(stores, query, output)
+                    status = await _get(stores, query, output, seconds)
                 else:
                     roles: Sequence[Role] = ("text", "vector") if role is None else (role,)
-                    for name in roles:
-                        found = await _hits(stores, name, query, limit, configuration.engine.store_call_timeout)
-                        (_record if output.json else _show)(output, name, found)
+                    status = await _search(stores, roles, query, limit, seconds, output)
     return ExitStatus.INTERRUPTED if interruption.signals else status

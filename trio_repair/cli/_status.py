@@ -29,7 +29,10 @@ class ExitStatus(enum.IntEnum):
     COULD_NOT_LOOK = 3
     """A store could not be reached, or another run holds the configuration: a later try may succeed."""
     BUG = 70
-    """An unexpected error, shown with its traceback; kept apart from 1, which monitoring reads as divergence."""
+    """An unexpected error, shown with where it was raised and without its message.
+
+    Kept apart from 1, which monitoring reads as divergence.
+    """
     INTERRUPTED = 130
     """SIGINT or SIGTERM."""
 
@@ -67,10 +70,11 @@ def status_of(error: TrioRepairError) -> ExitStatus:
             return ExitStatus.ATTENTION
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group and in its groups, or the one that is none."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _leaves(inner)
+            yield from leaves(inner)
     else:
         yield error
 
@@ -106,9 +110,9 @@ def report(error: BaseException) -> ExitStatus:
 
     An exception that is not an operator's or a store's fault is a bug, and is shown with where it was raised.
     """
-    leaves = list(_leaves(error))
-    expected = [leaf for leaf in leaves if isinstance(leaf, TrioRepairError)]
-    rest = [leaf for leaf in leaves if not isinstance(leaf, TrioRepairError)]
+    causes = list(leaves(error))
+    expected = [leaf for leaf in causes if isinstance(leaf, TrioRepairError)]
+    rest = [leaf for leaf in causes if not isinstance(leaf, TrioRepairError)]
     if any(not isinstance(leaf, KeyboardInterrupt) for leaf in rest):
         show_where(error)
         say("this is a bug in trio-repair or in a store; the stores are fenced, so running again is safe")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trio_repair import InvalidValue
+from trio_repair._errors import where_raised
 from trio_repair._model import check_seconds, quoted
 from trio_repair.abc import Chunker, Embedder
 from trio_repair.embedding import HashingEmbedder, WindowChunker
@@ -110,15 +110,6 @@ def _from_table(
         raise InvalidValue(f"{key}.{error.field}", error.problem) from None
     except (Exception, SystemExit) as error:
         raise InvalidValue(f"{key}.kind", f"{kind!r} could not make it: {where_raised(error)}") from error
-
-
-def where_raised(error: BaseException) -> str:
-    """The type of somebody else's exception and where it was raised; its message may quote a credential."""
-    if isinstance(error, SyntaxError) and error.filename is not None:
-        return f"SyntaxError in {error.filename}, line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    # The place in their code, not in the machinery that imported it.
-    return f"{type(error).__name__} was raised in {frames[-1].filename}, line {frames[-1].lineno}"
 
 
 def _imported(target: str, key: str) -> Callable[..., object]:
