@@ -313,7 +313,8 @@ class ChangeCounts:
     def _refuse(self, verb: str, count: int, setting: str, allowed: float) -> NoReturn:
         raise MassChangeRefused(
             f"the repair would {verb} {count} of {self.documents} documents "
-            f"({count / max(1, self.documents):.3g} of them, {setting} is {allowed:g}) and was not begun; "
+            f"({100 * count / max(1, self.documents):.3g}%; {setting} is {allowed:g}, which is {100 * allowed:.3g}%) "
+            f"and was not begun; "
             f"make sure that the right stores are named and none was emptied, then set allow_mass to go ahead",
             documents=self.documents,
             changes=self.changes,

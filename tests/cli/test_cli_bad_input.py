@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 import shutil
@@ -327,6 +328,47 @@ def test_what_is_no_file_is_refused_at_once(
     assert (2, True) == (done.status, "it is not a regular file" in done.complaint)
     lock.unlink()
     assert before == contents(damaged)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ['{"name": "somebody\'s package"}\n', "{}\n", "{\n", '{"type": "result", "of": "a benchmark"}\n', "[1]\n", "\n"],
+)
+def test_receipts_follow_receipts_only(damaged: Path, call: Callable[..., Done], foreign: str) -> None:
+    """JSON of somebody else's is no receipts file: nothing is appended, nothing is repaired."""
+    before = contents(damaged)
+    path = damaged / "somebody's.json"
+    path.write_text(foreign)
+    done = call("repair", "--dir", damaged, "--strategy", "most-recent", "--receipts", path)
+    assert (2, True) == (done.status, "exists and holds no receipts; name another file" in done.complaint)
+    assert foreign == path.read_text()
+    assert before == contents(damaged)
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"type": "result", "doc_id": "doc-'])
+def test_receipts_go_on_after_a_first_one_that_was_cut_off(damaged: Path, call: Callable[..., Done], torn: str) -> None:
+    """What a power cut leaves is taken back, also if it is all that there is."""
+    path = damaged / "receipts.jsonl"
+    for beginning in (torn, None):
+        if beginning is not None:
+            path.write_text(beginning)
+        assert 0 == call("repair", "--dir", damaged, "--strategy", "text", "--receipts", path, "doc-03").status
+    assert ["repaired", "already-consistent"] == [json.loads(line)["outcome"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["plan.jsonl", "alias.jsonl"])
+def test_what_is_read_is_not_written_to(damaged: Path, call: Callable[..., Done], name: str) -> None:
+    """A plan, or ids, that would take the receipts of the run: refused by either name, and left as it is."""
+    plan, ids, alias = damaged / "plan.jsonl", damaged / "ids.txt", damaged / "alias.jsonl"
+    assert 1 == call("plan", "--dir", damaged, "--strategy", "text", "--out", plan).status
+    alias.symlink_to(plan)
+    ids.touch()
+    before, held = plan.read_bytes(), contents(damaged)
+    done = call("repair", "--dir", damaged, "--plan", plan, "--receipts", damaged / name)
+    assert (2, f"--plan and --receipts are the same file, {damaged / name}") == (done.status, done.complaint)
+    same = call("repair", "--dir", damaged, "--strategy", "text", "--ids-file", ids, "--receipts", ids)
+    assert (2, f"--ids-file and --receipts are the same file, {ids}") == (same.status, same.complaint)
+    assert (before, held) == (plan.read_bytes(), contents(damaged))
 
 
 def test_a_pipe_that_somebody_reads_is_no_place_for_receipts_either(damaged: Path, call: Callable[..., Done]) -> None:

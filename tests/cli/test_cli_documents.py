@@ -17,6 +17,7 @@ from cli_support import (
     doc_id,
     document,
     findings,
+    with_database,
     with_stores,
 )
 
@@ -67,6 +68,57 @@ def test_a_choice_that_cannot_be_taken_is_left_open(damaged: Path, call: Callabl
     assert 1 == done.status
     assert "needs-manual" in done.out
     assert before == contents(damaged)
+
+
+def test_a_text_that_does_not_have_its_digest_is_left_to_a_person(damaged: Path, call: Callable[..., Done]) -> None:
+    """A row that claims a digest that is not its own, and no other store to take it from: `show` says what repair will.
+
+    And it says what a person can do: each of the ways that it names is gone here.
+    """
+    with_database(
+        damaged / "text.db",
+        lambda connection: (
+            connection.execute(f"UPDATE documents SET digest = '{'0' * 64}' WHERE doc_id = 'doc-01'").get
+        ),
+    )
+    shown = call("show", "--dir", damaged, doc_id(1))
+    cannot = "the text store cannot give the text (its content does not have the digest that is stored with it"
+    assert (1, 2) == (shown.status, " ".join(shown.out.split()).count(cannot))
+    assert "write the document anew, or delete it with trio-repair resolve --take delete" in " ".join(shown.out.split())
+    assert "copy version" not in shown.out
+    strategies = call("show", "--dir", damaged, doc_id(1), "--json").record["strategies"]
+    assert ["manual", []] == [strategies["text"][key] for key in ("action", "writes")]
+    repaired = call("repair", "--dir", damaged, "--strategy", "text", doc_id(1), "--json").record
+    assert (1, True) == (repaired["outcomes"]["needs-manual"], cannot in repaired["failures"][0]["error"])
+    taken = call("resolve", "--dir", damaged, doc_id(1), "--take", "text")
+    assert (1, True) == (taken.status, "taking text: Manual resolution required" in taken.out)
+    assert "needs-manual" in taken.out
+    with_database(
+        damaged / "text.db",
+        lambda connection: connection.execute("UPDATE documents SET digest = NULL WHERE doc_id = 'doc-01'").get,
+    )
+    assert "copy version 1 to vector from text" in call("show", "--dir", damaged, doc_id(1)).out  # written anew
+    with_database(
+        damaged / "text.db",
+        lambda connection: (
+            connection.execute(f"UPDATE documents SET digest = '{'0' * 64}' WHERE doc_id = 'doc-01'").get
+        ),
+    )
+    assert 0 == call("resolve", "--dir", damaged, doc_id(1), "--take", "delete").status
+    assert "consistent" in call("show", "--dir", damaged, doc_id(1)).out
+
+
+def test_a_source_that_cannot_be_read_is_not_named(damaged: Path, call: Callable[..., Done]) -> None:
+    """Where another store has the text, it is taken from there."""
+    with_database(
+        damaged / "text.db",
+        lambda connection: (
+            connection.execute(f"UPDATE documents SET digest = '{'0' * 64}', number = 7 WHERE doc_id = 'doc-13'").get
+        ),
+    )
+    assert "copy version 1 to text from vector" in call("show", "--dir", damaged, doc_id(13)).out
+    assert 0 == call("resolve", "--dir", damaged, doc_id(13), "--take", "vector").status
+    assert "consistent" in call("show", "--dir", damaged, doc_id(13)).out
 
 
 def test_a_choice_holds_only_for_what_the_person_saw(damaged: Path, call: Callable[..., Done]) -> None:

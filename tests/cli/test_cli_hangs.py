@@ -250,17 +250,18 @@ def test_a_closed_standard_input_is_told(damaged: Path, closed: tuple[int, ...])
     assert before == contents(damaged)
 
 
-def test_standard_streams_that_are_closed_harm_no_database(damaged: Path) -> None:
-    """The lowest free descriptors are those of the streams: none of them becomes a database's."""
-    process = subprocess.run(
-        [sys.executable, "-m", "trio_repair", "repair", "--dir", damaged, "--strategy", "most-recent", doc_id(3)],
-        env=environment(),
-        check=False,
-        timeout=50,
-        preexec_fn=_closed(0, 1, 2),
-    )
-    assert 0 == process.returncode
-    assert 0 == run("repair", "--dir", damaged, "--strategy", "most-recent", doc_id(3), "--dry-run").status
+def test_standard_streams_that_are_closed_leave_no_room_for_a_database(tmp_path: Path) -> None:
+    """The lowest free descriptors are those of the streams: what is opened later gets none of them."""
+    script = """
+import os, sys
+from trio_repair.cli._main import _prepare_streams
+_prepare_streams()
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+os.write(descriptor, str(descriptor).encode())
+"""
+    told = tmp_path / "told"
+    subprocess.run([sys.executable, "-c", script, told], env=environment(), check=True, preexec_fn=_closed(0, 1, 2))
+    assert int(told.read_text()) > 2
 
 
 @pytest.mark.parametrize("method", ["observe", "open", "count"])

@@ -231,13 +231,53 @@ def test_an_emptied_store_does_not_become_a_mass_deletion(
     ):
         done = call(*base, *arguments)
         assert 1 == done.status
-        assert "would delete 40 of 40 documents" in done.complaint
+        assert "would delete 40 of 40 documents (100%; max_deletes is 0.1, which is 10%)" in done.complaint
         assert "--allow-mass" in done.complaint
     dry = call(*base, "--strategy", "text", "--dry-run")
     assert "repair would refuse this, because it would delete 40 of 40" in dry.err
     assert before == contents(sound)
     assert 0 == call(*base, "--plan", plan, "--allow-mass").status  # the control
     assert {} == findings(sound)
+
+
+@pytest.mark.parametrize("emptied", ["critical", "all but the cache's own"])
+def test_what_the_cache_holds_counts_among_the_documents(sound: Path, call: Callable[..., Done], emptied: str) -> None:
+    """With emptied critical stores too, no more documents are changed than there are."""
+    cached = [doc_id(number) for number in range(0, DOCUMENTS, 2)]
+    kept = [] if emptied == "critical" else [doc_id(1)]
+
+    async def empty(application: Application) -> None:
+        gone = [one for one in map(doc_id, range(DOCUMENTS)) if one not in kept]
+        for store in application.stores.critical.values():
+            await application.forget(store, *gone)
+
+    with_stores(sound, empty)
+    (sound / "ids.txt").write_text("".join(f"{one}\n" for one in cached))
+    plan = sound / "plan.jsonl"
+    base = ["repair", "--dir", sound]
+    by_ids = call(*base, "--strategy", "text", "--ids-file", sound / "ids.txt")
+    assert 1 == call("plan", "--dir", sound, "--strategy", "text", "--out", plan).status
+    by_plan = call(*base, "--plan", plan)
+    # Counted by a scan, each document is told from the others; by names, they are as many as the fullest store has.
+    everything = call(*base, "--strategy", "text")
+    for done in (by_ids, by_plan):
+        assert "would delete 20 of 20 documents (100%; max_deletes is 0.1, which is 10%)" in done.complaint
+    assert f"would delete 20 of {20 + len(kept)} documents" in everything.complaint
+
+
+def test_documents_that_are_in_different_stores_count_as_different_ones(sound: Path, call: Callable[..., Done]) -> None:
+    """Each store holds half of them: no fraction is above 100%."""
+
+    async def part(application: Application) -> None:
+        await application.forget(application.stores.text, *map(doc_id, range(20)))
+        await application.forget(application.stores.vector, *map(doc_id, range(20, DOCUMENTS)))
+        assert application.stores.cache is not None
+        await application.forget(application.stores.cache, *map(doc_id, range(0, DOCUMENTS, 2)))
+
+    with_stores(sound, part)
+    (sound / "ids.txt").write_text("".join(f"{doc_id(number)}\n" for number in range(DOCUMENTS)))
+    done = call("repair", "--dir", sound, "--strategy", "most-recent", "--ids-file", sound / "ids.txt")
+    assert "would change 40 of 40 documents (100%; max_changed is 0.5, which is 50%)" in done.complaint
 
 
 def test_a_mass_change_that_is_refused_is_told_in_json(sound: Path, call: Callable[..., Done]) -> None:
@@ -351,7 +391,7 @@ def test_receipts_that_cannot_be_written_end_the_run(damaged: Path) -> None:
     """A full quota: no new documents, what was begun is finished, the loss is counted, status 1."""
     receipts = damaged / "receipts.jsonl"
     with receipts.open("wb") as file:  # a sparse file, as large as the quota lets one be
-        file.write(b"{}\n")
+        file.write(b'{"type": "result", "doc_id": "doc-01"}\n')
         file.seek((64 << 20) - 1)
         file.write(b"\n")
     done = run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,6 +172,14 @@ def _refuse_together(**given: bool) -> None:
         raise UsageError(f"{options} cannot be combined")
 
 
+def _refuse_same_file(receipts: Path | None, **read: Path | None) -> None:
+    """What is read while receipts are written must be another file, by whatever name."""
+    for name, path in read.items():
+        with contextlib.suppress(OSError):  # one of them does not exist, or the next to open it says why it cannot
+            if receipts is not None and path is not None and receipts.samefile(path):
+                raise UsageError(f"--{name.replace('_', '-')} and --receipts are the same file, {receipts}")
+
+
 @app.command(
     help_epilogue=_examples(
         "repair --dir demo --strategy most-recent --dry-run",
@@ -230,6 +239,7 @@ async def repair(
     _refuse_together(documents=bool(documents), ids_file=ids_file is not None, plan=plan is not None)
     _refuse_together(plan=plan is not None, strategy=strategy is not None)
     _refuse_together(dry_run=dry_run, receipts=receipts is not None)
+    _refuse_same_file(receipts, plan=plan, ids_file=None if ids_file is None else Path(ids_file))
     configuration = where.load()
     config = overridden(
         configuration.engine,

@@ -7,7 +7,17 @@ from typing import TypeAlias
 
 import trio
 
-from .. import Divergence, Observation, StoreError, Stores, diagnose
+from .. import (
+    ContentDefinition,
+    Divergence,
+    DocumentVersion,
+    Observation,
+    StoredDocument,
+    StoreError,
+    StoreRejected,
+    Stores,
+    diagnose,
+)
 from ..abc import Store
 from ._patience import StoreHung, patience
 
@@ -80,6 +90,41 @@ async def count_held(stores: Stores, *, seconds: float) -> Mapping[str, int]:
             if name in stores.critical:
                 raise
     return held
+
+
+async def unreadable(
+    stores: Stores, content: ContentDefinition, doc_id: str, versions: Mapping[str, DocumentVersion], *, seconds: float
+) -> Mapping[str, str]:
+    """Why stores cannot give the text of the version that they hold, by store; those that can are left out.
+
+    An observation trusts the digest that is stored; only to read the text proves it, and a repair will. A store that
+    does not answer, or holds something else by now, is left out too.
+
+    Args:
+        stores: the stores.
+        content: what a digest covers.
+        doc_id: the document.
+        versions: by store, what it was seen to hold.
+        seconds: how long each may take.
+
+    **If cancelled:** nothing has changed.
+    """
+    found: dict[str, str] = {}
+    for name, version in versions.items():
+        try:
+            with patience(name, seconds):
+                (answer,) = await stores.by_name[name].read([doc_id])
+        except StoreError:
+            continue
+        if isinstance(answer, StoreRejected):
+            found[name] = answer.problem
+        elif isinstance(answer, StoredDocument) and answer.document is not None and answer.document.version == version:
+            text = answer.document.text
+            if text is None:
+                found[name] = "it keeps none"
+            elif content.digest(text, answer.document.metadata) != version.digest:
+                found[name] = "its content does not have the digest that is stored with it"
+    return found
 
 
 def seen(views: Views) -> Mapping[str, Observation]:

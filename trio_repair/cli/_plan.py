@@ -92,6 +92,11 @@ def change_counts(counts: PlanCounts) -> ChangeCounts:
     )
 
 
+def percent(part: float, whole: int) -> str:
+    """How much of the whole."""
+    return f"{100 * part / max(1, whole):.3g}%"
+
+
 def mass_change(counts: ChangeCounts, config: AutoRepairConfig) -> MassChangeRefused | None:
     """Why a bulk repair of so much is refused, in the words of the command; None if it is not."""
     try:
@@ -100,9 +105,10 @@ def mass_change(counts: ChangeCounts, config: AutoRepairConfig) -> MassChangeRef
         deletes = counts.deletes > config.max_deletes * counts.documents
         verb, count = ("delete", counts.deletes) if deletes else ("change", counts.changes)
         setting, allowed = ("max_deletes", config.max_deletes) if deletes else ("max_changed", config.max_changed)
+        share = percent(count, counts.documents)
         return MassChangeRefused(
-            f"would {verb} {count} of {counts.documents} documents ({count / max(1, counts.documents):.3g} of them; "
-            f"{setting} is {allowed:g}); make sure that the configuration names the right stores and that none was "
+            f"would {verb} {count} of {counts.documents} documents ({share}; {setting} is {allowed:g}, which is "
+            f"{percent(allowed, 1)}); make sure that the configuration names the right stores and that none was "
             "emptied; --allow-mass then lifts the limits",
             documents=counts.documents,
             changes=counts.changes,

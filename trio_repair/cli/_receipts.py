@@ -15,16 +15,18 @@ from ._secrets import redacted_record
 from ._status import OutputFailed, UsageError
 from ._values import result_json
 
-_BEGINNING: Final = b'{"type": "result", '
+_BEGINNING: Final = b'{"type": "result", "doc_id": "'
+"""What every receipt begins with."""
 _LONGEST_LINE: Final = 1 << 20
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Receipts are appended to receipts, never to a store or to anything else that happens to be there."""
-    if path.is_file() and path.stat().st_size:
+    """Receipts are appended to receipts, never to a store, a plan or anything else that happens to be there."""
+    if path.is_file():
         with path.open("rb") as present:
-            first = present.read(1)
-        if first != b"{":
+            first = present.read(len(_BEGINNING))
+        # Shorter is a first receipt that a power cut left.
+        if not _BEGINNING.startswith(first):
             raise UsageError(f"--receipts: {path} exists and holds no receipts; name another file")
 
 
@@ -64,8 +66,8 @@ class ReceiptFile:
         Raises:
             UsageError: nothing can be appended there.
         """
-        _refuse_foreign(path)
         try:
+            _refuse_foreign(path)
             if path.is_file():
                 _drop_torn_line(path)
             # O_NONBLOCK, because to open a pipe that nobody reads would wait for a reader, with the stores locked.

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+import attrs
 
 from .. import (
     AutoRepairConfig,
+    CacheStep,
     Divergence,
     Observation,
+    PlanAction,
     Policy,
     Presence,
+    RepairPlan,
     RepairResult,
     StoreError,
     Stores,
@@ -20,10 +25,11 @@ from .. import (
     open_repair_engine,
     plan_resolution,
 )
+from .._planning import MANUAL_REASON
 from ._configuration import Configuration
 from ._escape import printable
 from ._lock import hold_lock
-from ._look import Views, judge, look, seen
+from ._look import Views, judge, look, seen, unreadable
 from ._opening import open_stores
 from ._output import Output, table
 from ._plan import plan_now
@@ -61,6 +67,41 @@ def _standing(divergence: Divergence | None, views: Mapping[str, Observation]) -
     return "consistent" if divergence is None else finding_words(divergence)
 
 
+_WAY_OUT: Final = (
+    "no other store can give it: write the document anew, or delete it with trio-repair resolve --take delete"
+)
+
+
+async def _readable(
+    plans: Mapping[str, RepairPlan],
+    doc_id: str,
+    views: Mapping[str, Observation],
+    stores: Stores,
+    config: AutoRepairConfig,
+) -> Mapping[str, RepairPlan]:
+    """What becomes of plans once their sources are read: where no text can be had, a person must see to it."""
+    names = {name for plan in plans.values() if plan.writes for name in plan.sources}
+    versions = {name: view.version for name, view in views.items() if name in names and view.version is not None}
+    without = await unreadable(stores, config.content, doc_id, versions, seconds=config.store_call_timeout)
+
+    def read(plan: RepairPlan) -> RepairPlan:
+        sources = tuple(name for name in plan.sources if name not in without)
+        if sources or not plan.sources or not plan.writes:
+            return attrs.evolve(plan, sources=sources)
+        why = "; ".join(f"the {name} store cannot give the text ({without[name]})" for name in plan.sources)
+        return attrs.evolve(
+            plan,
+            action=PlanAction.MANUAL,
+            version=None,
+            sources=(),
+            writes=(),
+            cache_step=CacheStep.NONE,
+            reason=f"{MANUAL_REASON}: {why}; {_WAY_OUT}",
+        )
+
+    return {name: read(plan) for name, plan in plans.items()}
+
+
 async def run_show(configuration: Configuration, output: Output, *, doc_id: str) -> ExitStatus:
     """Show what each store holds of a document, what is wrong, and what each strategy would do."""
     found: Views | None = None
@@ -79,16 +120,22 @@ async def run_show(configuration: Configuration, output: Output, *, doc_id: str)
                     return report(lost)
                 views = seen(found)
                 divergence = judge(doc_id, views, stores)
-                plans = {
-                    strategy: plan_now(doc_id, views, strategy, stores, configuration.engine)
-                    for strategy in SyncStrategy
-                }
+                plans = await _readable(
+                    {
+                        strategy.value: plan_now(doc_id, views, strategy, stores, configuration.engine)
+                        for strategy in SyncStrategy
+                    },
+                    doc_id,
+                    views,
+                    stores,
+                    configuration.engine,
+                )
                 if output.json:
-                    plans_json = {strategy.value: plan_json(plan) for strategy, plan in plans.items()}
+                    plans_json = {strategy: plan_json(plan) for strategy, plan in plans.items()}
                     output.record(_show_json(doc_id, found, divergence, plans_json))
                 else:
                     output.show(f"finding: {_standing(divergence, views)}")
-                    rows = [(strategy.value, plan_words(plan)) for strategy, plan in plans.items()]
+                    rows = [(strategy, plan_words(plan)) for strategy, plan in plans.items()]
                     output.show(table(("strategy", "would"), rows))
     if interruption.signals:
         return ExitStatus.INTERRUPTED
@@ -141,7 +188,8 @@ async def _resolve(
 ) -> RepairResult:
     (found,) = await look(stores, [doc_id], seconds=config.store_call_timeout)
     views = seen(found)
-    plan = plan_resolution(doc_id, views, take, Policy.of(stores, config))
+    decided = {str(take): plan_resolution(doc_id, views, take, Policy.of(stores, config))}
+    plan = (await _readable(decided, doc_id, views, stores, config))[take]
     if not output.json:
         output.show(f"document {printable(doc_id)}, before:")
         _show_views(output, found)

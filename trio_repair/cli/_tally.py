@@ -114,7 +114,10 @@ class Tally:
             ]
             output.show(table(("document", "outcome", "reason"), failures, title=self._title("not repaired")))
         if self.outcomes[RepairOutcome.NEEDS_MANUAL]:
-            output.show("decide what only you can decide: trio-repair resolve DOC_ID --take text|vector|delete")
+            output.show(
+                "decide what only you can decide: trio-repair show DOC_ID, "
+                "then trio-repair resolve DOC_ID --take text|vector|delete"
+            )
         if self.warnings:
             warnings = [(printable(result.doc_id, _ID_WIDTH), "; ".join(result.warnings)) for result in self.warnings]
             output.show(table(("document", "warning"), warnings, title=f"with warnings: {self.warned}"))
