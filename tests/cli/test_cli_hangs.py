@@ -288,3 +288,26 @@ def test_a_store_that_cannot_be_made_is_named(damaged: Path, troubled: Callable[
     assert 70 == done.status
     assert "line 12: stores.vector.kind: the store 'troubled' could not be opened" in done.err
     assert "builtins.RuntimeError (its message is not shown)" in done.err
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def (", "SyntaxError in {path}, line 1"),
+        ("raise RuntimeError('the text of a document')", "RuntimeError was raised in {path}, line 1"),
+        ("raise SystemExit('the text of a document')", "SystemExit was raised in {path}, line 1"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+        ("", "module 'troubled_store' has no attribute 'troubled'"),
+    ],
+)
+def test_a_kind_of_store_that_cannot_be_loaded_is_named(
+    damaged: Path, troubled: Callable[..., dict[str, str]], tmp_path: Path, source: str, problem: str
+) -> None:
+    """Whatever its package does as it is imported: file, line, key and the place; status 2."""
+    env = troubled(damaged, method="none")
+    path = tmp_path / "site" / "troubled_store.py"
+    path.write_text(source)
+    done = run("check", "--dir", damaged, env=env)
+    loaded = "stores.vector.kind: the store 'troubled' cannot be loaded from troubled_store:troubled: "
+    assert (2, True) == (done.status, f"line 12: {loaded}{problem.format(path=path)}" in done.complaint)
+    assert "text of a document" not in done.complaint
