@@ -71,9 +71,15 @@ class PlainStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._closed = False
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("plain", "is closed; open it again")
 
     async def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a worker thread as one transaction."""
+        self._require_open()
 
         def run() -> T:
             connection = sqlite3.connect(self._path, isolation_level=None, timeout=5)
@@ -182,6 +188,7 @@ class PlainStore:
     @asynccontextmanager
     async def open_scan(self, after: str | None = None) -> AsyncGenerator[AsyncIterator[ScanPage], None]:
         """A snapshot in byte order: SQLite's default collation compares UTF-8 bytes."""
+        self._require_open()
         connection = await trio.to_thread.run_sync(lambda: sqlite3.connect(self._path, check_same_thread=False))
         connection.row_factory = sqlite3.Row
         rows = connection.execute("SELECT * FROM documents WHERE ?1 IS NULL OR doc_id > ?1 ORDER BY doc_id", (after,))
@@ -205,7 +212,8 @@ class PlainStore:
         )
 
     async def aclose(self) -> None:
-        """Every transaction has a connection of its own: nothing to close."""
+        """Take no more calls. Every transaction has a connection of its own: there is nothing else to close."""
+        self._closed = True
         await trio.lowlevel.checkpoint()
 
 

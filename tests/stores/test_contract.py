@@ -67,18 +67,24 @@ def memory(name: str = "text", **traits: Any) -> Callable[[], AbstractAsyncConte
     ],
     ids=["text", "cache", "vector", "no text", "weak", "one at a time", "small batches"],
 )
-async def test_memory(factory: Callable[[], AbstractAsyncContextManager[Store]]) -> None:
+def test_memory(factory: Callable[[], AbstractAsyncContextManager[Store]]) -> None:
     """The reference store keeps the contract, whatever traits it is given."""
-    await check_store(factory, races=False)  # it cannot be opened twice, and in one case takes one call at a time
+    # It cannot be opened twice, and in one case takes one call at a time.
+    in_virtual_time(factory, races=False)
 
 
-def test_memory_in_virtual_time() -> None:
-    """The suite runs on a virtual clock too, with the same verdict."""
-    trio.run(check_store, memory(max_batch=16), clock=trio.testing.MockClock(autojump_threshold=0))
+async def test_memory_in_real_time() -> None:
+    """The suite runs on the real clock too, with the same verdict."""
+    await check_store(memory(max_batch=16))
+
+
+def in_virtual_time(factory: Callable[[], AbstractAsyncContextManager[Store]], **options: Any) -> None:
+    """Check a store without threads."""
+    trio.run(functools.partial(check_store, factory, **options), clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 @pytest.mark.parametrize("keys", [("title",), ("title", "changed")])
-async def test_memory_with_metadata_as_content(keys: tuple[str, ...]) -> None:
+def test_memory_with_metadata_as_content(keys: tuple[str, ...]) -> None:
     """A store whose digests cover metadata keeps the contract under that definition."""
     content = ContentDefinition(metadata_keys=keys)
 
@@ -86,7 +92,7 @@ async def test_memory_with_metadata_as_content(keys: tuple[str, ...]) -> None:
     async def open_store() -> AsyncIterator[Store]:
         yield MemoryStore(content=content)
 
-    await check_store(open_store, content=content)
+    in_virtual_time(open_store, content=content)
 
 
 async def test_sqlite_text(tmp_path: Path) -> None:
@@ -126,7 +132,7 @@ def test_doubles_keep_the_contract() -> None:
         latencies = {"observe": 0.01, "write": 0.15, "scan": 0.02}
         yield FaultyStore(SimulatedStore(MemoryStore(), latencies))
 
-    trio.run(check_store, open_store, clock=trio.testing.MockClock(autojump_threshold=0))
+    in_virtual_time(open_store)
 
 
 def test_every_promise_has_a_sentence() -> None:

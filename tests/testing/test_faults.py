@@ -379,3 +379,53 @@ def test_fault_that_cannot_strike_is_refused() -> None:
     for make in makers:
         with pytest.raises(InvalidValue):
             make()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "counted", "statuses"),
+    [
+        ((FaultKind.REJECTED, FaultKind.REQUEST_LOST), {FaultKind.REJECTED}, "r"),
+        ((FaultKind.REQUEST_LOST, FaultKind.REJECTED), {FaultKind.REQUEST_LOST}, "u"),
+        ((FaultKind.REJECTED, FaultKind.REQUEST_LOST), {FaultKind.REJECTED, FaultKind.REQUEST_LOST}, "ru"),
+        ((FaultKind.REJECTED, FaultKind.DOCUMENT_UNAVAILABLE), {FaultKind.REJECTED}, "r"),
+        ((FaultKind.REQUEST_LOST, FaultKind.ACK_LOST), {FaultKind.REQUEST_LOST}, "uu"),
+        ((FaultKind.REJECTED, FaultKind.ACK_LOST), {FaultKind.REJECTED, FaultKind.ACK_LOST}, "u"),
+        ((FaultKind.ACK_LOST, FaultKind.ACK_LOST), {FaultKind.ACK_LOST}, "uu"),
+        ((FaultKind.SHUFFLED_ANSWERS, FaultKind.SHUFFLED_ANSWERS), {FaultKind.SHUFFLED_ANSWERS}, "ll"),
+        ((FaultKind.WRONG_LENGTH, FaultKind.WRONG_LENGTH), {FaultKind.WRONG_LENGTH}, ""),
+        ((FaultKind.WRONG_LENGTH, FaultKind.ACK_LOST), {FaultKind.WRONG_LENGTH, FaultKind.ACK_LOST}, "u"),
+        ((FaultKind.WRONG_LENGTH, FaultKind.SHUFFLED_ANSWERS), {FaultKind.WRONG_LENGTH}, "l"),
+    ],
+)
+async def test_of_several_faults_those_that_had_an_effect_are_counted(
+    kinds: tuple[FaultKind, ...], counted: set[FaultKind], statuses: str
+) -> None:
+    """A fault to which those before it left nothing is not counted, and no fault undoes another."""
+    inner = MemoryStore()
+    size = max(len(statuses), 1) + (FaultKind.WRONG_LENGTH in kinds and bool(statuses))
+    for doc_id in "ab"[:size]:
+        inner.put_nowait(make_document(doc_id, f"text of {doc_id}"))
+    victim = {FaultKind.REJECTED: "a", FaultKind.DOCUMENT_UNAVAILABLE: "a"}
+    store = FaultyStore(inner, [Fault(kind, "write", doc_id=victim.get(kind)) for kind in kinds])
+    answers = await store.write(await planned_writes(inner))
+    assert statuses == "".join(answer.status.value[0] for answer in answers)
+    assert dict.fromkeys(counted, 1) == dict(store.injected)
+
+
+async def test_shuffled_twice_is_shuffled() -> None:
+    """Two documents whose answers are shuffled twice are not in order again."""
+    inner = filled()
+    store = FaultyStore(inner, [Fault(FaultKind.SHUFFLED_ANSWERS, "read") for _ in range(2)])
+    named = [one.document for one in await store.read(["a", "b"]) if isinstance(one, StoredDocument)]
+    assert ["b", "a"] == [one.doc_id for one in named if one is not None]
+
+
+async def test_what_was_refused_does_not_land_late() -> None:
+    """A LATE_LANDING takes in what faults before it have left: a REJECTED document never lands."""
+    inner = filled()
+    faults = [Fault(FaultKind.REJECTED, "write", doc_id="a"), Fault(FaultKind.LATE_LANDING, "write", delay=0.001)]
+    store = FaultyStore(inner, faults)
+    await store.write(await planned_writes(inner))
+    await store.wait_for_late_landings()
+    assert {**NEW, "a": OLD["a"]} == texts(inner)
+    assert {FaultKind.REJECTED: 1, FaultKind.LATE_LANDING: 1} == dict(store.injected)

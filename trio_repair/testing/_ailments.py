@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 import trio
 
-from trio_repair import Document, Observation
+from trio_repair import Document, Observation, StoreError, Write, WriteStatus
 from trio_repair._model import MAX_VERSION_NUMBER
+from trio_repair.abc import Store
 
 from ._doubles import make_document
-from ._faults import PER_DOCUMENT, Fault, FaultKind
+from ._faults import Fault
 
 _EPOCH: Final = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
 _COUNTER_BITS: Final = 12
@@ -69,19 +71,20 @@ def write_by_clock(doc_id: str, moment: dt.datetime) -> Document:
     return make_document(doc_id, f"written by a clock that shows {moment:%c}", number=number, updated_at=moment)
 
 
-WHY_WITHHELD: Final = {
-    FaultKind.REQUEST_LOST: "injected: the request was lost",
-    FaultKind.LATE_LANDING: "injected: no answer yet",
-}
+async def write_over(store: Store, doc_id: str, write: Callable[[str, Observation], Document]) -> Document | None:
+    """Write over what is held, through the contract alone, so that any store will do. What was written, if it landed.
 
-
-def is_withheld(kind: FaultKind, index: int, doc_ids: Sequence[str], victim: str | None) -> bool:
-    """Whether the store is not asked about the document at `index`."""
-    if kind in WHY_WITHHELD:
-        return True
-    if kind in PER_DOCUMENT:
-        return doc_ids[index] == victim
-    if kind is FaultKind.PARTIAL_BULK and victim is not None:
-        broken = list(doc_ids).index(victim)
-        return index >= broken if broken else index == 0
-    return False
+    **If cancelled:** as the store's write.
+    """
+    with suppress(StoreError):  # a rival that cannot write does not write
+        (held,) = await store.observe([doc_id])
+        if isinstance(held, StoreError):
+            return None
+        document = write(doc_id, held)
+        (prepared,) = await store.prepare([document])
+        if isinstance(prepared, StoreError):
+            return None
+        (verdict,) = await store.write([Write(prepared=prepared, token=held.token)])
+        if verdict.status is WriteStatus.LANDED:
+            return document
+    return None

@@ -10,15 +10,18 @@ import trio
 
 from trio_repair import ContentDefinition, InvalidValue
 
+from ._promises_cancelled import CANCELLED
 from ._promises_content import CONTENT
 from ._promises_fence import FENCE
 from ._promises_races import FENCE_RACED, RACES
 from ._promises_scan import SCAN
+from ._promises_traits import TRAITS
+from ._promises_writers import WRITERS
 from ._subject import Breach, Factory, Promise, Subject
 
 __all__ = ["PROMISES", "ContractBroken", "check_store"]
 
-_ALL: Final = (*CONTENT, *FENCE, *RACES, *SCAN)
+_ALL: Final = (*CONTENT, *TRAITS, *FENCE, *WRITERS, *CANCELLED, *RACES, *SCAN)
 
 PROMISES: Final[Mapping[str, str]] = MappingProxyType({one.name: one.sentence for one in _ALL})
 """What `check_store` checks, in this order: a sentence for each name."""

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
@@ -22,7 +22,6 @@ from trio_repair import (
     Removal,
     StoredDocument,
     StoreError,
-    StoreRejected,
     StoreTraits,
     StoreUnavailable,
     Write,
@@ -32,16 +31,19 @@ from trio_repair import (
 from trio_repair._model import utc_now
 from trio_repair.abc import ScanPage, Store
 
-from ._ailments import (
-    WHY_WITHHELD,
-    Ailment,
-    Crashable,
-    Strike,
-    is_withheld,
-    write_by_clock,
-    write_newer,
+from ._ailments import Ailment, Crashable, Strike, write_by_clock, write_newer, write_over
+from ._faults import DriverFault, Fault, FaultKind
+from ._faulty_answers import (
+    COUNTED_AFTERWARDS,
+    COUNTED_WHEN_STRUCK,
+    COUNTED_WHEN_WITHHELD,
+    Spoilt,
+    as_error,
+    as_verdict,
+    decide_withheld,
+    explain_withheld,
+    no_answer,
 )
-from ._faults import PER_DOCUMENT, DriverFault, Fault, FaultKind
 
 _T = TypeVar("_T")
 _Act: TypeAlias = Callable[[Sequence[Any]], Awaitable[Sequence[_T]]]
@@ -82,7 +84,8 @@ class FaultyStore:
         self.injected: Counter[FaultKind] = Counter()
         """How often each kind had its effect: a SWALLOWED_CANCEL that nobody cancelled, a CONCURRENT_WRITE or
         CLOCK_SKEW that lost its own race, a LATE_LANDING that its fence refused, or an OVERTAKEN call that nothing
-        overtook is not counted."""
+        overtook is not counted. Nor is a fault to which others that struck the same call before it left nothing: a
+        REQUEST_LOST where every document was REJECTED, or an ACK_LOST without an answer to lose."""
         self.rival_writes: list[Document] = []
         """What CONCURRENT_WRITE and CLOCK_SKEW wrote, in order."""
         self.calls: Counter[str] = Counter()
@@ -154,26 +157,26 @@ class FaultyStore:
 
     async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
         """As the store inside, unless a fault strikes. **If cancelled:** as the store inside."""
-        return await self._call("observe", doc_ids, doc_ids, self.inner.observe, _as_error)
+        return await self._call("observe", doc_ids, doc_ids, self.inner.observe, as_error)
 
     async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
         """As the store inside, unless a fault strikes. **If cancelled:** as the store inside."""
-        return await self._call("read", doc_ids, doc_ids, self.inner.read, _as_error)
+        return await self._call("read", doc_ids, doc_ids, self.inner.read, as_error)
 
     async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
         """As the store inside, unless a fault strikes. **If cancelled:** as the store inside."""
         ids = [document.doc_id for document in documents]
-        return await self._call("prepare", ids, documents, self.inner.prepare, _as_error)
+        return await self._call("prepare", ids, documents, self.inner.prepare, as_error)
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
         """As the store inside, unless a fault strikes. **If cancelled:** as the store inside."""
         ids = [write.prepared.document.doc_id for write in writes]
-        return await self._call("write", ids, writes, self.inner.write, _as_verdict)
+        return await self._call("write", ids, writes, self.inner.write, as_verdict)
 
     async def remove(self, removals: Sequence[Removal]) -> Sequence[WriteAnswer]:
         """As the store inside, unless a fault strikes. **If cancelled:** as the store inside."""
         ids = [removal.doc_id for removal in removals]
-        return await self._call("remove", ids, removals, self.inner.remove, _as_verdict)
+        return await self._call("remove", ids, removals, self.inner.remove, as_verdict)
 
     @asynccontextmanager
     async def open_scan(self, after: str | None = None) -> AsyncGenerator[AsyncIterator[ScanPage], None]:
@@ -193,7 +196,7 @@ class FaultyStore:
         async def count(_nothing: Sequence[None]) -> Sequence[int]:
             return [await self.inner.count()]
 
-        (total,) = await self._call("count", (), (None,), count, _no_answer)
+        (total,) = await self._call("count", (), (None,), count, no_answer)
         return total
 
     async def aclose(self) -> None:
@@ -210,14 +213,15 @@ class FaultyStore:
     ) -> Sequence[_T]:
         struck = self._draw(operation, doc_ids)
         order, crashes = next(self._order), self._crashes
-        self._take_in_late(struck, items, act)
+        withholding = decide_withheld(struck, doc_ids)
+        self._take_in_late(withholding, items, act)
         self.calls_under_way += 1
         self.peak_calls = max(self.peak_calls, self.calls_under_way)
         try:
             deaf = await self._before(struck, operation, order)
             if self._crashes != crashes:
                 raise StoreUnavailable(self.name, "injected: the store has crashed")
-            withheld = self._withhold(struck, doc_ids, answer)
+            withheld = self._withhold(withholding, doc_ids, answer)
             served = [item for index, item in enumerate(items) if index not in withheld]
             fresh: Iterator[_T] = iter(())
             if served or not withheld:
@@ -231,7 +235,11 @@ class FaultyStore:
                 # It was done, and nobody can tell whether it was committed.
                 error = StoreUnavailable(self.name, "injected: the store has crashed")
                 return [answer(error) for _ in items]
-            return self._spoil(struck, doc_ids, answers, answer)
+            spoilt = Spoilt.of(self.name, doc_ids, answers, answer)
+            for ailment, _victim in struck:
+                if spoilt.suffer(ailment.fault.kind):
+                    self.injected[ailment.fault.kind] += 1
+            return spoilt.answers
         finally:
             self.calls_under_way -= 1
             self._last_ended[operation] = max(self._last_ended[operation], order)
@@ -267,32 +275,27 @@ class FaultyStore:
         deaf = False
         for ailment, victim in struck:
             fault = ailment.fault
+            if fault.kind in COUNTED_WHEN_STRUCK:
+                self.injected[fault.kind] += 1
             match fault.kind:
                 case FaultKind.UNAVAILABLE:
-                    self.injected[fault.kind] += 1
                     raise StoreUnavailable(self.name, "injected: not now")
                 case FaultKind.DRIVER_ERROR:
-                    self.injected[fault.kind] += 1
                     raise DriverFault("injected: the driver failed")
                 case FaultKind.CRASH:
-                    self.injected[fault.kind] += 1
                     self._crash(fault.delay)
                     raise StoreUnavailable(self.name, "injected: the store has crashed")
                 case FaultKind.LATENCY:
-                    self.injected[fault.kind] += 1
                     await trio.sleep(fault.delay)
                 case FaultKind.HANG:
-                    self.injected[fault.kind] += 1
                     await ailment.hang()
                 case FaultKind.STUCK:
-                    self.injected[fault.kind] += 1
                     deaf = True
                     with trio.move_on_after(fault.delay, shield=True):
                         await ailment.hang()
                 case FaultKind.OVERTAKEN:
                     await self._be_overtaken(operation, order, fault.delay)
                 case FaultKind.BLOCKED_LOOP:
-                    self.injected[fault.kind] += 1
                     time.sleep(fault.delay)  # noqa: ASYNC251 - blocking is the fault
                 case FaultKind.SWALLOWED_CANCEL:
                     ended = False
@@ -304,8 +307,6 @@ class FaultyStore:
                         deaf = True
                 case FaultKind.CONCURRENT_WRITE | FaultKind.CLOCK_SKEW if victim is not None:
                     await self._write_as_rival(fault, victim)
-                case _:
-                    pass
         return deaf
 
     async def _be_overtaken(self, operation: str, order: int, seconds: float) -> None:
@@ -324,13 +325,13 @@ class FaultyStore:
             # Calls that hang wake up to find their connection gone.
             ailment.release()
 
-    def _take_in_late(self, struck: Sequence[Strike], items: Sequence[Any], act: _Act[Any]) -> None:
-        """Have the call done by a task of its own, which outlives it."""
-        for ailment, _victim in struck:
+    def _take_in_late(self, withholding: Mapping[int, Ailment], items: Sequence[Any], act: _Act[Any]) -> None:
+        """Have what a LATE_LANDING withholds done by a task of its own, which outlives the call."""
+        for ailment in dict.fromkeys(withholding.values()):
             if ailment.fault.kind is FaultKind.LATE_LANDING:
+                late = [items[index] for index, by in sorted(withholding.items()) if by is ailment]
                 self.landing_late += 1
-                trio.lowlevel.spawn_system_task(self._land_late, items, act, ailment.fault.delay)
-                return
+                trio.lowlevel.spawn_system_task(self._land_late, late, act, ailment.fault.delay)
 
     async def _land_late(self, items: Sequence[Any], act: _Act[Any], seconds: float) -> None:
         crashes = self._crashes
@@ -349,77 +350,39 @@ class FaultyStore:
             self._one_landed = trio.Event()
 
     def _withhold(
-        self, struck: Sequence[Strike], doc_ids: Sequence[str], answer: Callable[[StoreError], _T]
+        self, withholding: Mapping[int, Ailment], doc_ids: Sequence[str], answer: Callable[[StoreError], _T]
     ) -> dict[int, _T]:
         """The answers that are given without asking the store, by index."""
-        withheld: dict[int, _T] = {}
-        for ailment, victim in struck:
-            kind = ailment.fault.kind
-            if kind in PER_DOCUMENT or kind is FaultKind.REQUEST_LOST:
-                self.injected[kind] += 1
-            for index, doc_id in enumerate(doc_ids):
-                if is_withheld(kind, index, doc_ids, victim):
-                    if kind is FaultKind.REJECTED:
-                        error: StoreError = StoreRejected(self.name, "injected: never", doc_id)
-                    else:
-                        error = StoreUnavailable(self.name, WHY_WITHHELD.get(kind, "injected: not now"), doc_id)
-                    withheld.setdefault(index, answer(error))
-        return withheld
+        for ailment in dict.fromkeys(withholding.values()):
+            if ailment.fault.kind in COUNTED_WHEN_WITHHELD:
+                self.injected[ailment.fault.kind] += 1
+        return {
+            index: answer(explain_withheld(by.fault.kind, self.name, doc_ids[index]))
+            for index, by in withholding.items()
+        }
 
     async def _after(self, struck: Sequence[Strike]) -> None:
         """Do what strikes when the call has had its effect."""
         for ailment, _victim in struck:
             kind = ailment.fault.kind
-            if kind is FaultKind.HANG_AFTER:
+            if kind in COUNTED_AFTERWARDS:
                 self.injected[kind] += 1
+            if kind is FaultKind.HANG_AFTER:
                 await ailment.hang()
             elif kind is FaultKind.LATE_ERROR:
-                self.injected[kind] += 1
                 raise StoreUnavailable(self.name, "injected: the connection broke after the call")
             elif kind is FaultKind.PARTIAL_BULK:
-                self.injected[kind] += 1
                 raise StoreUnavailable(self.name, "injected: the connection broke half-way")
 
-    def _spoil(
-        self,
-        struck: Sequence[Strike],
-        doc_ids: Sequence[str],
-        answers: list[_T],
-        answer: Callable[[StoreError], _T],
-    ) -> list[_T]:
-        """Change answers that were given truly."""
-        for ailment, _victim in struck:
-            kind = ailment.fault.kind
-            if kind is FaultKind.ACK_LOST:
-                self.injected[kind] += 1
-                answers = [
-                    answer(StoreUnavailable(self.name, "injected: the answer was lost", doc_id)) for doc_id in doc_ids
-                ]
-            elif kind is FaultKind.WRONG_LENGTH:
-                self.injected[kind] += 1
-                answers = answers[:-1]
-            elif kind is FaultKind.SHUFFLED_ANSWERS:
-                self.injected[kind] += 1
-                answers = [*answers[1:], *answers[:1]]
-        return answers
-
     async def _write_as_rival(self, fault: Fault, doc_id: str) -> None:
-        """Write over what is held, through the contract alone, so that any store can be wrapped."""
-        with suppress(StoreError):  # a rival that cannot write does not write
-            (held,) = await self.inner.observe([doc_id])
-            if isinstance(held, StoreError):
-                return
-            if fault.kind is FaultKind.CLOCK_SKEW:
-                document = write_by_clock(doc_id, self._wall_clock() + dt.timedelta(seconds=fault.delay))
-            else:
-                document = self._rival(doc_id, held)
-            (prepared,) = await self.inner.prepare([document])
-            if isinstance(prepared, StoreError):
-                return
-            (verdict,) = await self.inner.write([Write(prepared=prepared, token=held.token)])
-            if verdict.status is WriteStatus.LANDED:
-                self.injected[fault.kind] += 1
-                self.rival_writes.append(document)
+        def by_clock(doc_id: str, _held: Observation) -> Document:
+            return write_by_clock(doc_id, self._wall_clock() + dt.timedelta(seconds=fault.delay))
+
+        rival = by_clock if fault.kind is FaultKind.CLOCK_SKEW else self._rival
+        written = await write_over(self.inner, doc_id, rival)
+        if written is not None:
+            self.injected[fault.kind] += 1
+            self.rival_writes.append(written)
 
 
 class _FaultyPages:
@@ -436,16 +399,3 @@ class _FaultyPages:
         page = await anext(self._pages)
         await self._store._after(struck)
         return page
-
-
-def _as_error(error: StoreError) -> StoreError:
-    return error
-
-
-def _as_verdict(error: StoreError) -> WriteAnswer:
-    status = WriteStatus.REJECTED if isinstance(error, StoreRejected) else WriteStatus.UNKNOWN
-    return WriteAnswer(status=status, error=error)
-
-
-def _no_answer(error: StoreError) -> int:
-    raise error

@@ -1,16 +1,13 @@
-"""What is promised about tokens, the fence, and calls that are cancelled."""
+"""What is promised about tokens and the fence, one act after the other."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from trio_repair import (
     Document,
-    Fence,
     Presence,
     Removal,
     Write,
@@ -22,6 +19,11 @@ from ._promises_presences import ACTS, attempt, hold_every_presence, outcome_of,
 from ._subject import Promise, Subject, broken, promise, require
 
 FENCE: Final[list[Promise]] = []
+
+_WRITES: Final = 300
+"""More than a byte can count."""
+_PATIENCE: Final = 5.0
+"""Seconds after which a slow store is asked for no more of them."""
 
 
 @promise(FENCE, "token-moves", "Every landed write gives the document a token that it never had before.")
@@ -43,6 +45,25 @@ async def _token_moves(subject: Subject) -> None:
             continue  # deleted by a store that keeps no tombstones: absence has no history
         require(landed.token not in seen, f"write {index} of {len(steps)} gave a token that was there before")
         seen.add(landed.token)
+    await _count_on(subject, seen)
+
+
+async def _count_on(subject: Subject, seen: set[str]) -> None:
+    """A counter that is too small starts again: write so often that one of a byte does."""
+    (prepared,) = await subject.prepare(subject.document("a", "one", number=1))
+    first = token = (await subject.look("a")).token
+    deadline = trio.current_time() + _PATIENCE
+    for number in range(1, _WRITES + 1):
+        (answer,) = await subject.write(Write(prepared=prepared, token=token))
+        if answer.status is not WriteStatus.LANDED or answer.observation is None:
+            broken(f"of many writes, each on the token that the one before gave, number {number} was {answer.status}")
+        token = answer.observation.token
+        require(token not in seen, f"of many writes, number {number} gave a token that was there before")
+        seen.add(token)
+        if trio.current_time() > deadline:
+            break
+    (answer,) = await subject.write(Write(prepared=prepared, token=first))
+    require(answer.status is WriteStatus.REFUSED, f"on the token from before many writes, one was {answer.status}")
 
 
 @promise(FENCE, "token-stable", "Looking, refused writes, and writes of other documents leave a token as it is.")
@@ -185,60 +206,6 @@ async def _one_creator(subject: Subject) -> None:
     await subject.require_held(first)
 
 
-@promise(FENCE, "one-winner", "Of many writers at once on one token, exactly one lands (strong fence).")
-async def _one_winner(subject: Subject) -> None:
-    if subject.traits.fence is not Fence.STRONG:
-        return
-    writers = 8
-    await subject.look("a")
-    started = trio.current_time()
-    await subject.put(subject.document("a", "before the races"))
-    took = trio.current_time() - started
-
-    async def begin_late(act: Callable[[], Awaitable[list[WriteAnswer]]], by: int) -> list[WriteAnswer]:
-        await _pause(by, took * by / (2 * writers))
-        return await act()
-
-    async with subject.open_handles() as handles:
-        for number in range(10):
-            token = (await subject.look("a")).token
-            documents = [
-                subject.document("a", f"round {number}, writer {index}", number=number) for index in range(writers)
-            ]
-            acts = []
-            for index, document in enumerate(documents):
-                handle = handles[index % len(handles)]
-                (prepared,) = await handle.prepare(document)
-                act = functools.partial(handle.write, Write(prepared=prepared, token=token))
-                # All at once, and one behind the other by turns: writers that keep step may all look, and then all act.
-                acts.append(functools.partial(begin_late, act, index * (number % 2)))
-            answers = await subject.together(acts)
-            landed = [index for index, (answer,) in enumerate(answers) if answer.status is WriteStatus.LANDED]
-            if len(landed) != 1:
-                broken(f"of {writers} writers on one token, {len(landed)} landed")
-            await subject.require_held(documents[landed[0]])
-
-
-@promise(FENCE, "no-lost-update", "Writers that look again when refused lose nothing of each other's (strong fence).")
-async def _no_lost_update(subject: Subject) -> None:
-    if subject.traits.fence is not Fence.STRONG:
-        return
-    writers, rounds = 6, 5
-
-    async def count_up(handle: Subject) -> None:
-        for _ in range(rounds):
-            while True:
-                seen = await handle.look("a")
-                number = 0 if seen.version is None or seen.version.number is None else seen.version.number
-                document = handle.document("a", f"count {number + 1}", number=number + 1)
-                if (await handle.put_over(document, seen.token)).status is WriteStatus.LANDED:
-                    break
-
-    async with subject.open_handles() as handles:
-        await subject.together([functools.partial(count_up, handles[index % len(handles)]) for index in range(writers)])
-    await subject.require_held(subject.document("a", f"count {writers * rounds}", number=writers * rounds))
-
-
 @promise(FENCE, "seen-elsewhere", "Another handle sees what was written, under the same tokens, now and after closing.")
 async def _seen_elsewhere(subject: Subject) -> None:
     if subject.again is None:
@@ -267,86 +234,6 @@ async def _seen_elsewhere(subject: Subject) -> None:
         await later.take_away("b")
         (again,) = await later.put(held[1])
         require(again.token != landed[1].token, "reopened, a recreated document got a token that was there before")
-
-
-@promise(FENCE, "cancelled-whole", "A cancelled call leaves each document as it was or as it was to be, and stays so.")
-async def _cancelled_whole(subject: Subject) -> None:
-    ids = [f"document {index}" for index in range(4)]
-
-    def version(number: int) -> list[Document]:
-        return [subject.document(doc_id, f"{doc_id} {number} " * 400, number=number) for doc_id in ids]
-
-    started = trio.current_time()
-    await subject.put(*version(0))
-    took = trio.current_time() - started
-    # After some checkpoints, for stores in this thread; after parts of the time that it takes, for all others.
-    cuts: list[tuple[int, float]] = [(checkpoints, 0.0) for checkpoints in range(8)]
-    cuts += [(0, took * part / 8) for part in range(1, 9)]
-    held = version(0)
-    for number, (checkpoints, seconds) in enumerate(cuts, 1):
-        meant = version(number)
-        prepared = await subject.prepare(*meant)
-        seen = await subject.observe(*ids)
-        writes = [Write(prepared=one, token=look.token) for one, look in zip(prepared, seen, strict=True)]
-        await _cut_short(lambda writes=writes: subject.write(*writes), checkpoints, seconds)  # type: ignore[misc]
-        after = await subject.observe(*ids)
-        for index, look in enumerate(after):
-            if look != seen[index]:
-                held[index] = meant[index]
-        await subject.require_held(*held)
-        for act in (
-            lambda: subject.observe_raw(ids),
-            lambda: subject.read_raw(ids),
-            lambda meant=meant: subject.prepare_raw(meant),
-        ):
-            await _cut_short(act, checkpoints, seconds)
-        require(after == await subject.observe(*ids), "something changed after a cancelled call had ended")
-    for checkpoints, seconds in cuts:
-        await _cut_deletes(subject, [f"deleted {doc_id}" for doc_id in ids], checkpoints, seconds)
-
-
-async def _cut_deletes(subject: Subject, ids: list[str], checkpoints: int, seconds: float) -> None:
-    """Cancel a delete, and then a removal, of several documents: each is held whole, or is gone."""
-    held = [subject.document(doc_id, f"{doc_id} " * 400, number=1) for doc_id in ids]
-    await subject.put(*held)
-    before = await subject.observe(*ids)
-    graves = [Document.tombstone(doc_id, number=2) for doc_id in ids]
-    prepared = await subject.prepare(*graves)
-    writes = [Write(prepared=one, token=look.token) for one, look in zip(prepared, before, strict=True)]
-    await _cut_short(lambda: subject.write(*writes), checkpoints, seconds)
-    between = await subject.observe(*ids)
-    kept = [
-        grave if look != was else document
-        for document, grave, was, look in zip(held, graves, before, between, strict=True)
-        if look.presence is not Presence.ABSENT or subject.traits.keeps_tombstones
-    ]
-    await subject.require_held(*kept)
-    removals = [Removal(doc_id=doc_id, token=look.token) for doc_id, look in zip(ids, between, strict=True)]
-    await _cut_short(lambda: subject.remove(*removals), checkpoints, seconds)
-    after = await subject.observe(*ids)
-    left = {doc_id for doc_id, look in zip(ids, after, strict=True) if look.presence is not Presence.ABSENT}
-    await subject.require_held(*(document for document in kept if document.doc_id in left))
-
-
-async def _pause(checkpoints: int, seconds: float) -> None:
-    """Let other tasks go on for so many checkpoints, and then for so many seconds."""
-    for _ in range(checkpoints):
-        await trio.lowlevel.checkpoint()
-    if seconds > 0:
-        await trio.sleep(seconds)
-
-
-async def _cut_short(act: Callable[[], Awaitable[Any]], checkpoints: int, seconds: float) -> None:
-    """Run `act`, and cancel it after so many checkpoints and then so many seconds, if it still runs."""
-
-    async def cancel_later(scope: trio.CancelScope) -> None:
-        await _pause(checkpoints, seconds)
-        scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(cancel_later, nursery.cancel_scope)
-        await act()
-        nursery.cancel_scope.cancel()
 
 
 async def _remove(subject: Subject, doc_id: str, token: str) -> WriteAnswer:

@@ -60,6 +60,9 @@ async def stale_tokens(subject: Subject, held: Held, now: Observation) -> list[s
     return [token for token in dict.fromkeys(candidates) if token != now.token]
 
 
+_HIGHEST: Final = 2**53 - 1
+"""No number is a reason to pass the fence, however far it is above the one held."""
+
 ACTS: Final = ("write", "write without a number", "delete", "delete without a number", "removal")
 
 
@@ -67,11 +70,11 @@ def outcome_of(subject: Subject, act: str, doc_id: str) -> Document | None:
     """What is held after an act; None: nothing."""
     match act:
         case "write":
-            return subject.document(doc_id, "meant", number=9)
+            return subject.document(doc_id, "meant", number=_HIGHEST)
         case "write without a number":
             return subject.document(doc_id, "meant", number=None)
         case "delete":
-            return Document.tombstone(doc_id, number=9)
+            return Document.tombstone(doc_id, number=_HIGHEST)
         case "delete without a number":
             return Document.tombstone(doc_id, number=None)
         case _:
