@@ -97,9 +97,9 @@ class TraceChecker:
                 problem = f"document {doc_id!r} is still locked by {document.locks[0]}"
                 raise TraceViolation("I15", None, problem, doc_ids=(doc_id,))
 
-    def was_put_back(self, store: str, doc_id: str) -> None:
-        """A store has lost what it had confirmed, so that a state may be seen again that was displaced."""
-        self._displaced.forget(store, doc_id)
+    def may_go_back(self, store: str) -> None:
+        """The store has lost what it had confirmed: from now on, a state that was displaced there may be seen again."""
+        self._displaced.distrust(store)
 
     # Jobs and attempts
 

@@ -152,6 +152,7 @@ class Displaced:
 
     def __init__(self) -> None:
         self._tokens: dict[tuple[str, str], deque[str]] = {}
+        self._distrusted: dict[str, None] = {}
 
     def add(self, store: str, doc_id: str, token: str) -> None:
         """A write that landed has displaced it."""
@@ -165,11 +166,11 @@ class Displaced:
 
     def holds(self, store: str, doc_id: str, token: str) -> bool:
         """Whether it was displaced."""
-        return token in self._tokens.get((store, doc_id), ())
+        return store not in self._distrusted and token in self._tokens.get((store, doc_id), ())
 
-    def forget(self, store: str, doc_id: str) -> None:
-        """The store was put back to an earlier state."""
-        self._tokens.pop((store, doc_id), None)
+    def distrust(self, store: str) -> None:
+        """Nothing is known of its states any more."""
+        self._distrusted[store] = None
 
 
 def rank(version: DocumentVersion | None) -> int:

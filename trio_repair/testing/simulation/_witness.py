@@ -408,7 +408,7 @@ class Witness:
         """What a store holds has changed."""
         self.note(doc_id, f"{store}: {author} puts {said_view(after)} over {said_view(before)}")
         if author == "crash":
-            self._checker.was_put_back(store, doc_id)
+            self._checker.may_go_back(store)
         if author == "app" and self.is_repairing(doc_id):
             self.count(Mishap.WRITE_DURING_REPAIR)
         if author != "engine":
