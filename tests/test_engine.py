@@ -1508,3 +1508,58 @@ async def test_i8_a_read_back_that_comes_in_with_the_timeout_is_told(autojump_cl
         result = await engine.execute_repair_job(job(timeout=2.0))
     assert result.outcome in (Outcome.REPAIRED, Outcome.TIMED_OUT)
     assert_trace(recording.events)
+
+
+async def test_i8_a_companion_that_leaves_between_two_verdicts_is_told_of_the_first(autojump_clock):
+    """One store has confirmed its write and the other has not answered: who is withdrawn now hears of both."""
+    world = World({"vector": {"write": 5.0}}, cache=False)
+    world.put("vector")
+    recording = RecordingInstrument()
+    async with _opened(world, instruments=[recording], missing_source="delete", settle=0.1) as engine:
+        engine.pause()
+        handle, companion = [engine.submit_nowait(job(id=name)) for name in ("stays", "leaves")]
+        engine.resume()
+        await trio.sleep(2.0)
+        companion.cancel()
+        assert companion.result is not None
+        assert {"text": State.APPLIED, "vector": State.UNKNOWN} == states(companion.result)
+        assert ("text",) == companion.result.updated_systems
+        assert Outcome.REPAIRED is (await handle.wait()).outcome
+    assert_trace(recording.events)
+
+
+@pytest.mark.parametrize("first", ["text", "vector"])
+async def test_i12_writes_left_in_two_stores_lock_the_document_until_both_have_ended(autojump_clock, first: str):
+    """A person's choice writes to both; its time is up, and neither driver stops. The next repair waits for the last.
+
+    Control: `lock-of-one-store` in `tests/mutants`.
+    """
+    world = World(cache=False)
+    world.put_all()
+    recording = RecordingInstrument()
+    for name in world.faulty:
+        world.faulty[name].add(Fault(FaultKind.STUCK, "write", times=1, delay=5.0 if name == first else 9.0))
+    async with _opened(world, instruments=[recording], job_timeout_seconds=1.0) as engine:
+        begin = trio.current_time()
+        result = await engine.resolve("d", "delete")
+        assert (Outcome.TIMED_OUT, 1.0) == (result.outcome, trio.current_time() - begin)
+        assert {State.UNKNOWN} == set(states(result).values())
+        again = await engine.execute_repair_job(job(timeout=20.0))
+        assert (Outcome.ALREADY_CONSISTENT, 9.0) == (again.outcome, trio.current_time() - begin)
+    locks = [(event.kind, event.store, event.at) for event in recording.events if event.store is not None]
+    other = {"text": "vector", "vector": "text"}[first]
+    assert [(EventKind.UNLOCKED, first, 5.0), (EventKind.UNLOCKED, other, 9.0)] == [
+        lock for lock in locks if lock[0] is EventKind.UNLOCKED
+    ]
+    assert {"text", "vector"} == {store for kind, store, _at in locks if kind is EventKind.LOCKED}
+    assert_trace(recording.events)
+
+
+async def test_running_seconds_are_those_of_all_attempts(autojump_clock):
+    """Two attempts of two seconds each, with a wait between them that does not count."""
+    world = World({"vector": {"observe": 2.0}}, cache=False)
+    world.put_all()
+    world.faulty["text"].add(Fault(FaultKind.UNAVAILABLE, "observe", times=1))
+    async with _opened(world) as engine:
+        result = await engine.execute_repair_job(job(max_retries=1))
+    assert (2, 4.0) == (result.attempts, result.running_seconds)

@@ -28,7 +28,7 @@ from trio_repair import (
 )
 from trio_repair._progress import Progress
 from trio_repair.stores.memory import MemoryStore
-from trio_repair.testing import Fault, FaultKind, RecordingInstrument, make_document
+from trio_repair.testing import Fault, FaultKind, RecordingInstrument, assert_trace, make_document
 
 State, Outcome = StepState, RepairOutcome
 
@@ -1122,3 +1122,26 @@ async def test_a_choice_is_refused_if_either_store_is_not_what_the_person_saw(au
     assert (RepairOutcome.FAILED, ()) == (result.outcome, result.updated_systems)
     assert "changed" in str(result.error)
     assert before == world.snapshot()
+
+
+@pytest.mark.parametrize(("delay", "told"), [(50.0, State.UNKNOWN), (0.5, State.FAILED)])
+async def test_i8_a_write_that_is_still_on_its_way_is_not_said_to_have_failed(
+    autojump_clock, delay: float, told: State
+):
+    """Given up, and a look finds nothing new: while its call has not ended it may land all the same, and here it does.
+
+    Control: a call that has ended by then without an effect has failed. `disproved-too-soon` in `tests/mutants`.
+    """
+    world = World(cache=False)
+    world.put("text")
+    kind = FaultKind.STUCK if told is State.UNKNOWN else FaultKind.HANG
+    fault = Fault(kind, "write", times=1, delay=delay) if kind is FaultKind.STUCK else Fault(kind, "write", times=1)
+    world.faulty["vector"].add(fault)
+    recording = RecordingInstrument()
+    async with open_repair_engine(world.stores, config(store_call_timeout=0.5), instruments=[recording]) as engine:
+        result = await engine.execute_repair_job(job(timeout=20.0, max_retries=0))
+        assert (Outcome.FAILED, told, ()) == (result.outcome, result.step("vector").state, result.updated_systems)
+        assert not world.is_live("vector")
+        await trio.sleep(100.0)
+        assert (told is State.UNKNOWN) == world.is_live("vector")
+    assert_trace(recording.events)

@@ -232,6 +232,18 @@ def test_a_verdict_is_learned_once():
     assert store.detail is None
 
 
+def test_i8_a_verdict_counts_from_the_moment_it_came():
+    """One store has answered, and the repair still waits for the other: a receipt that is written now tells of it."""
+    progress = Progress({"text": "strong", "vector": "strong"})
+    for store in progress.stores.values():
+        store.wrote(_write())
+        store.requests[0].was_sent = True
+    assert [StepState.UNKNOWN, StepState.UNKNOWN] == [step.state for step in progress.receipt()]
+    progress.stores["text"].requests[0].settle(LANDED)
+    assert [StepState.APPLIED, StepState.UNKNOWN] == [step.state for step in progress.receipt()]
+    assert ("text",) == progress.updated_systems()
+
+
 def test_before_is_the_first_look_and_after_the_last():
     """`before` never changes once it is known, not even for an absent document."""
     store = StoreProgress()

@@ -93,6 +93,19 @@ def test_an_urgent_companion_lends_its_urgency():
     assert ["joined", "behind", "behind", "other"] == _drain(queue)
 
 
+def test_a_companion_that_is_in_no_hurry_takes_no_urgency_away():
+    """The most urgent of those that share a repair decides when it starts, whoever comes last."""
+    queue = WorkQueue(5.0)
+    entry = _add(queue, _ticket("shared", RepairPriority.CRITICAL))
+    assert entry is _add(queue, _ticket("shared", RepairPriority.LOW))
+    _add(queue, _ticket("other", RepairPriority.HIGH))
+    assert 0.0 == entry.key
+    # Also where its place is computed anew, when a lock on its document ends.
+    queue.lock("shared", ["text"])
+    queue.unlock("shared", "text")
+    assert ["shared", "other"] == _drain(queue)
+
+
 def test_urgency_is_lent_by_whoever_waits_when_a_document_becomes_free():
     """Requests that came while the document ran count as much as those that came before: the most urgent one decides."""
     queue = WorkQueue(5.0)

@@ -171,6 +171,7 @@ class Progress:
 
     def receipt(self) -> tuple[ReceiptStep, ...]:
         """A step for each store, in the order text, vector, cache."""
+        self._learn()
         steps = [
             ReceiptStep(
                 store=name,
@@ -187,7 +188,13 @@ class Progress:
 
     def updated_systems(self) -> tuple[str, ...]:
         """The stores where a write is known to have landed."""
+        self._learn()
         return tuple([name for name, store in self.stores.items() if store.landed])
+
+    def _learn(self) -> None:
+        # One of several jobs may be withdrawn when a store has answered and the repair still waits for another one.
+        for store in self.stores.values():
+            store.learn()
 
 
 def untouched_receipt(fences: Mapping[str, str]) -> tuple[ReceiptStep, ...]:

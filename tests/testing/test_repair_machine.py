@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from properties.planted import Bug, planted
@@ -24,11 +25,13 @@ from trio_repair import (
     Presence,
     RepairOutcome,
     Stores,
+    StoreUnavailable,
     WriteAnswer,
     WriteStatus,
 )
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import CrashingStore, FaultKind, FaultyStore, make_document
+from trio_repair.testing._ground import grounded
 from trio_repair.testing.stateful import RepairMachine, repair_machine
 
 
@@ -91,7 +94,7 @@ def test_it_reaches_what_can_happen() -> None:
             for store in self.world.faulty.values():
                 injected.update(store.injected)
 
-    search(Watched, 50)
+    search(Watched, 150)
     assert {
         RepairOutcome.REPAIRED,
         RepairOutcome.ALREADY_CONSISTENT,
@@ -249,3 +252,21 @@ def test_machines_that_make_no_sense_are_refused() -> None:
         repair_machine(unreliable, doc_ids=[""])
     with pytest.raises(InvalidValue, match="blocked-loop"):
         repair_machine(unreliable, fault_kinds=[FaultKind.BLOCKED_LOOP])
+
+
+async def test_a_look_that_a_crash_cuts_off_is_an_error_and_no_failure(autojump_clock: None) -> None:
+    """What the machine looks at may crash just then; that is no fault of an engine. Control: a look in peace."""
+    store = CrashingStore("text")
+    ground = grounded("text", store)
+    seen: list[Any] = []
+
+    async def look() -> None:
+        seen.append(await ground.look("a"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        nursery.start_soon(trio.lowlevel.checkpoint)
+        await trio.lowlevel.checkpoint()
+        store.crash()
+    await look()
+    assert [StoreUnavailable, Observation] == [type(one) for one in seen]

@@ -23,7 +23,8 @@ from ._fault_plans import FaultPlan, Trouble, applied
 from ._faults import DriverFault, Fault, FaultKind
 from ._faulty_store import FaultyStore
 from ._interleaving import Interleaving, Turn
-from ._trace import TraceViolation, assert_trace
+from ._trace import assert_trace
+from ._trace_state import TraceViolation
 
 __all__ = [
     "EMBEDDING",

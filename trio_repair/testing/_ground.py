@@ -56,8 +56,11 @@ class Ground:
         return self.inner.traits
 
     async def look(self, doc_id: str) -> Observation | StoreError:
-        """What the store holds now. **If cancelled:** as the store inside."""
-        return (await self.inner.observe([doc_id]))[0]
+        """What the store holds now; an error if it crashes meanwhile. **If cancelled:** as the store inside."""
+        try:
+            return (await self.inner.observe([doc_id]))[0]
+        except StoreError as error:
+            return error
 
     async def begin(self, doc_ids: Sequence[str]) -> None:
         """Remember the states that the documents begin in. **If cancelled:** as the store inside."""

@@ -246,6 +246,7 @@ class RepairMachine(TrioStateMachine):
             assert late <= tolerance, f"I15: {row.job.doc_id!r} is active {late:.3g} s past its timeout"
 
     async def _judge(self) -> None:
+        self._distrust_crashed_stores()
         for event in self._recorder.events[self._seen :]:
             self._seen += 1
             self._checker.see(event)
@@ -265,12 +266,18 @@ class RepairMachine(TrioStateMachine):
         for claim in self._claims.values():
             await check_claim(claim, self.world)
 
+    def _distrust_crashed_stores(self) -> None:
+        for name, ground in self.world.grounds.items():
+            if ground.crashes:
+                self._checker.may_go_back(name)
+
     async def at_end(self) -> None:
         """No more faults: what can be decided converges (I11), and nothing outlives the engine (I9, I15)."""
         quiet = 0.0 if self.real_time else 60.0
         await converge(self.world, self.engine, self.config, self.doc_ids, quiet=quiet, now=self.now)
         await self._judge()
         await self.stack.aclose()
+        self._distrust_crashed_stores()
         for event in self._recorder.events[self._seen :]:
             self._checker.see(event)
         self._checker.end()

@@ -8,102 +8,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Final
 
-import attrs
+from trio_repair import DocumentVersion, EngineEvent, EventKind, RepairJob, RepairOutcome, SyncStrategy
 
-from trio_repair import (
-    DocumentVersion,
-    EngineEvent,
-    EventKind,
-    RepairJob,
-    RepairOutcome,
-    RepairResult,
-    StepState,
-    SyncStrategy,
+from ._trace_receipt import check_receipt
+from ._trace_state import (
+    CRITICAL,
+    EPSILON,
+    Attempt,
+    Displaced,
+    Document,
+    Look,
+    Repair,
+    Sent,
+    TraceViolation,
+    ends_by,
+    rank,
 )
-
-_CRITICAL: Final = ("text", "vector")
-_READ_BACK: Final = frozenset({StepState.CONSISTENT, StepState.VERIFIED})
-_EPSILON: Final = 1e-6
-"""Seconds. Times of events are differences of floats."""
-
-
-class TraceViolation(AssertionError):
-    """A trace that no engine that keeps its promises can leave.
-
-    Attributes:
-        invariant: "I1", "I3", "I8", "I9", "I12", "I13" or "I15".
-        event: the event at which it shows; None at the end of the trace.
-        detail: what is wrong, without document text.
-    """
-
-    def __init__(self, invariant: str, event: EngineEvent | None, detail: str) -> None:
-        where = "at the end" if event is None else f"at {event.at:.6f} s, {event.kind.value}"
-        super().__init__(f"{invariant}, {where}: {detail}")
-        self.invariant = invariant
-        self.event = event
-        self.detail = detail
-
-
-@attrs.define
-class _Look:
-    at: int
-    """Where in the trace."""
-    token: str
-    version: DocumentVersion | None
-
-
-@attrs.define
-class _Attempt:
-    number: int
-    started_at: float
-    timeout: float
-    known_overdue: bool = False
-
-
-@attrs.define
-class _Repair:
-    """What jobs that joined each other share, through all its attempts."""
-
-    strategy: SyncStrategy | None
-    """None: a person's choice, which may override anything."""
-    seen_whole: bool
-    """Its jobs were accepted within the trace, so nothing that it did is missing."""
-    looks: dict[str, dict[str, DocumentVersion | None]] = attrs.field(factory=dict)
-    """By store: what each token that the last attempt saw stands for."""
-    last: dict[str, _Look] = attrs.field(factory=dict)
-    """By store: the last look of the last attempt."""
-    sent: dict[str, int] = attrs.field(factory=dict)
-    """By store: where in the trace the last attempt last sent a write."""
-    ever_sent: dict[str, None] = attrs.field(factory=dict)
-    """The stores to which any attempt has sent a write."""
-
-
-@attrs.define
-class _Document:
-    """What is known of a document that runs or is locked."""
-
-    repair: _Repair
-    attempt: _Attempt | None = None
-    """The one that is running."""
-    locks: list[str] = attrs.field(factory=list)
 
 
 class TraceChecker:
-    """The state of a check. Feed it each event with `see`, in order, and say `end` when the engine has closed."""
+    """The state of a check. Feed it each event with `see`, in order, and say `end` when the engine has closed.
+
+    Invariants:
+        - `_documents` holds the documents that are not done, so memory is bounded by the work in hand.
+        - `_running` holds those of them that have an attempt, in the order in which they started.
+    """
 
     def __init__(self, *, complete: bool = True, tolerance: float = 0.1) -> None:
         self._complete = complete
-        self._tolerance = tolerance
+        self._tolerance = tolerance + EPSILON
         self._count = 0
-        self._jobs: dict[str, RepairJob] = {}
-        """Accepted and not settled."""
-        self._documents: dict[str, _Document] = {}
-        self._repairs: dict[str, _Repair] = {}
+        self._now = 0.0 if complete else -math.inf
+        """The latest time that was told."""
+        self._jobs: dict[str, tuple[int, RepairJob]] = {}
+        """Accepted and not settled, with where in the trace they were accepted."""
+        self._documents: dict[str, Document] = {}
+        self._repairs: dict[str, Repair] = {}
         """By job that has started and is not settled."""
-        self._running: dict[int, str] = {}
-        """By number of attempt: the document."""
+        self._running: dict[str, None] = {}
+        self._attempts = 0
+        """The number of the last attempt."""
+        self._displaced = Displaced()
+        self._last_sent: tuple[int, EngineEvent, Sent] | None = None
         self._steps: dict[EventKind, Callable[[EngineEvent], None]] = {
             EventKind.ACCEPTED: self._accepted,
             EventKind.STARTED: self._started,
@@ -111,7 +58,9 @@ class TraceChecker:
             EventKind.ENDED: self._ended,
             EventKind.LOCKED: self._locked,
             EventKind.UNLOCKED: self._unlocked,
+            EventKind.RETRY: self._retried,
             EventKind.WRITE_SENT: self._write_sent,
+            EventKind.WRITE_SETTLED: self._write_settled,
             EventKind.OVERDUE: self._overdue,
             EventKind.SETTLED: self._settled,
         }
@@ -126,6 +75,10 @@ class TraceChecker:
         step = self._steps.get(event.kind)
         if step is not None:
             step(event)
+        # Events that an instrument sets off may be told before the one that it was told of.
+        if not self._now - self._tolerance <= event.at < math.inf:
+            raise TraceViolation("I15", event, f"time stands at {event.at} s, and stood at {self._now:.6f} s before")
+        self._now = max(self._now, event.at)
 
     def end(self) -> None:
         """The engine has closed.
@@ -137,64 +90,98 @@ class TraceChecker:
             return
         for job_id in self._jobs:
             raise TraceViolation("I9", None, f"job {job_id!r} was accepted and never settled")
-        for doc_id in self._running.values():
-            raise TraceViolation("I15", None, f"the repair of {doc_id!r} outlived the engine")
+        for doc_id in self._running:
+            raise TraceViolation("I15", None, f"the repair of {doc_id!r} outlived the engine", doc_ids=(doc_id,))
         for doc_id, document in self._documents.items():
             if document.locks:
-                raise TraceViolation("I15", None, f"document {doc_id!r} is still locked by {document.locks[0]}")
+                problem = f"document {doc_id!r} is still locked by {document.locks[0]}"
+                raise TraceViolation("I15", None, problem, doc_ids=(doc_id,))
 
-    def _running_repair(self, event: EngineEvent) -> _Repair | None:
-        document = self._documents.get(str(event.doc_id))
-        if document is not None and document.attempt is not None:
-            return document.repair
-        if self._complete:
-            raise TraceViolation("I12", event, f"{event.doc_id!r} is dealt with although no repair of it runs")
-        return None
+    def may_go_back(self, store: str) -> None:
+        """The store has lost what it had confirmed: from now on, a state that was displaced there may be seen again."""
+        self._displaced.distrust(store)
 
-    def _forget_if_idle(self, doc_id: str, document: _Document) -> None:
-        if document.attempt is None and not document.locks:
-            del self._documents[doc_id]
+    # Jobs and attempts
+
+    def _job(self, event: EngineEvent) -> RepairJob:
+        job = event.job
+        if job is None or job.doc_id != event.doc_id:
+            raise TraceViolation("I9", event, f"{event.doc_id!r} is dealt with, and the job is of another document")
+        return job
 
     def _accepted(self, event: EngineEvent) -> None:
-        assert event.job is not None
-        if event.job.id in self._jobs:
-            raise TraceViolation("I9", event, f"job {event.job.id!r} was accepted twice")
-        self._jobs[event.job.id] = event.job
+        job = self._job(event)
+        if job.id in self._jobs:
+            raise TraceViolation("I9", event, f"job {job.id!r} was accepted twice")
+        self._jobs[job.id] = self._count, job
 
     def _started(self, event: EngineEvent) -> None:
-        assert event.job is not None and event.attempt is not None  # noqa: PT018 - the kind of event says so
-        job, doc_id = event.job, str(event.doc_id)
+        job, doc_id = self._job(event), str(event.doc_id)
+        if event.attempt is None or (event.timeout is not None and math.isnan(event.timeout)):
+            raise TraceViolation("I15", event, "an attempt without a number, or whose timeout is no number of seconds")
         if self._complete and job.id not in self._jobs:
             raise TraceViolation("I9", event, f"job {job.id!r} started, and was not accepted before or has settled")
         document = self._documents.get(doc_id)
-        running = None if document is None else document.attempt
-        if document is not None and running is not None:
-            if running.number != event.attempt:
-                raise TraceViolation("I12", event, f"{doc_id!r} is repaired twice: attempt {running.number} still runs")
-            self._repairs[job.id] = document.repair
+        if document is not None and document.attempt is not None:
+            self._shares(event, job, document.repair, document.attempt)
             return
         if document is not None and document.locks:
             raise TraceViolation("I12", event, f"{doc_id!r} started while {document.locks[0]} still works on a write")
-        self._running[event.attempt] = doc_id
+        self._check_locked(event, document)
+        if event.attempt <= self._attempts:
+            raise TraceViolation(
+                "I13", event, f"attempt {event.attempt} of {doc_id!r} after attempt {self._attempts}", doc_ids=(doc_id,)
+            )
+        self._attempts = event.attempt
+        self._running[doc_id] = None
         if event.limit is not None and len(self._running) > event.limit:
-            raise TraceViolation("I13", event, f"{len(self._running)} repairs run, {event.limit} may")
+            problem = f"{len(self._running)} repairs run, {event.limit} may"
+            raise TraceViolation("I13", event, problem, doc_ids=tuple(self._running))
         repair = self._repairs.get(job.id)
         if repair is None:
-            repair = self._repairs[job.id] = _Repair(_followed(event, job), seen_whole=job.id in self._jobs)
-        repair.looks, repair.last, repair.sent = {}, {}, {}
-        timeout = math.inf if event.timeout is None else event.timeout
-        attempt = _Attempt(number=event.attempt, started_at=event.at, timeout=timeout)
-        self._documents[doc_id] = _Document(repair, attempt)
+            repair = Repair(_followed(event, job), seen_whole=job.id in self._jobs)
+        self._joins(job, repair)
+        repair.begin_attempt()
+        self._documents[doc_id] = Document(repair, Attempt(event.attempt, self._count, ends_by(event)))
 
-    def _observed(self, event: EngineEvent) -> None:
-        repair = self._running_repair(event)
-        if repair is not None:
-            store, token = str(event.store), str(event.token)
-            repair.looks.setdefault(store, {})[token] = event.version
-            repair.last[store] = _Look(self._count, token, event.version)
+    def _joins(self, job: RepairJob, repair: Repair) -> None:
+        self._repairs[job.id] = repair
+        repair.jobs[job.id] = None
+
+    def _shares(self, event: EngineEvent, job: RepairJob, repair: Repair, running: Attempt) -> None:
+        """One of several jobs that are told of one attempt: accepted before it, and told before anything is done."""
+        problem = f"{event.doc_id!r} is repaired twice: attempt {running.number} still runs"
+        if running.number != event.attempt:
+            raise TraceViolation("I12", event, problem)
+        others = self._repairs.get(job.id)
+        accepted_at = self._jobs[job.id][0] if job.id in self._jobs else 0
+        joined = others is repair or (others is None and repair.attempts == 1 and accepted_at < running.at)
+        if (self._complete or repair.seen_whole) and (not joined or repair.last or repair.sent_now):
+            raise TraceViolation("I12", event, f"{problem}, and job {job.id!r} cannot have joined it")
+        self._joins(job, repair)
+
+    def _running_repair(self, event: EngineEvent) -> Repair | None:
+        document = self._documents.get(str(event.doc_id))
+        if document is None or document.attempt is None:
+            if self._complete:
+                raise TraceViolation("I12", event, f"{event.doc_id!r} is dealt with although no repair of it runs")
+            return None
+        self._check_time(event, document.attempt)
+        self._check_wanted(event, document.repair)
+        return document.repair
+
+    def _check_time(self, event: EngineEvent, attempt: Attempt) -> None:
+        late = event.at - attempt.ends_by
+        if late > self._tolerance and not attempt.excused:
+            problem = f"{event.doc_id!r} ran {late:.3f} s past its timeout and was not reported overdue then"
+            raise TraceViolation("I15", event, problem)
+
+    @staticmethod
+    def _check_wanted(event: EngineEvent, repair: Repair) -> None:
+        if repair.seen_whole and not repair.jobs:
+            raise TraceViolation("I9", event, f"{event.doc_id!r} is still repaired, and every job of it has settled")
 
     def _ended(self, event: EngineEvent) -> None:
-        assert event.attempt is not None
         doc_id = str(event.doc_id)
         document = self._documents.get(doc_id)
         attempt = None if document is None else document.attempt
@@ -202,34 +189,70 @@ class TraceChecker:
             if self._complete:
                 raise TraceViolation("I12", event, f"attempt {event.attempt} ended, and was not running")
             return
+        self._check_time(event, attempt)
+        self._check_wanted(event, document.repair)
         document.attempt = None
-        del self._running[attempt.number]
-        late = event.at - attempt.started_at - attempt.timeout
-        if late > self._tolerance + _EPSILON and not attempt.known_overdue:
-            raise TraceViolation(
-                "I15", event, f"{doc_id!r} ran {late:.3f} s past its timeout and was not reported overdue"
-            )
-        self._forget_if_idle(doc_id, document)
+        del self._running[doc_id]
+        for store in document.repair.sent_now:
+            sent = document.repair.open(store)
+            if sent is not None and not sent.in_company:
+                document.unlocked[store] = None
+        self._forget_if_done(doc_id, document)
 
     def _overdue(self, event: EngineEvent) -> None:
         document = self._documents.get(str(event.doc_id))
-        if document is not None and document.attempt is not None:
-            document.attempt.known_overdue = True
+        attempt = None if document is None else document.attempt
+        if attempt is not None and abs(event.at - attempt.ends_by) <= self._tolerance:
+            attempt.excused = True
+
+    def _retried(self, event: EngineEvent) -> None:
+        self._check_locked(event, self._documents.get(str(event.doc_id)))
+
+    # Locks
 
     def _locked(self, event: EngineEvent) -> None:
-        document = self._documents.get(str(event.doc_id))
+        doc_id, store = str(event.doc_id), str(event.store)
+        document = self._documents.get(doc_id)
         if document is None:
-            # Its attempt has just ended, and that was all that was to be known of it.
-            document = self._documents[str(event.doc_id)] = _Document(_Repair(None, seen_whole=False))
-        document.locks.append(str(event.store))
+            if self._complete:
+                raise TraceViolation("I12", event, f"{doc_id!r} is locked by {store}, and no repair of it has ended")
+            document = self._documents[doc_id] = Document(Repair(None, seen_whole=False))
+        document.unlocked.pop(store, None)
+        document.locks.append(store)
 
     def _unlocked(self, event: EngineEvent) -> None:
         document = self._documents.get(str(event.doc_id))
         if document is not None and str(event.store) in document.locks:
             document.locks.remove(str(event.store))
-            self._forget_if_idle(str(event.doc_id), document)
+            self._forget_if_done(str(event.doc_id), document)
         elif self._complete:
             raise TraceViolation("I12", event, f"{event.doc_id!r} was unlocked by {event.store}, which held no lock")
+
+    @staticmethod
+    def _check_locked(event: EngineEvent, document: Document | None) -> None:
+        for store in () if document is None else document.unlocked:
+            problem = f"a write to {store} has no verdict, its attempt has ended, and {event.doc_id!r} was not locked"
+            raise TraceViolation("I12", event, problem)
+
+    def _forget_if_done(self, doc_id: str, document: Document) -> None:
+        if document.done:
+            del self._documents[doc_id]
+
+    # Looks and writes
+
+    def _observed(self, event: EngineEvent) -> None:
+        repair = self._running_repair(event)
+        if repair is None:
+            return
+        store, token = str(event.store), str(event.token)
+        if event.version is not None and self._displaced.holds(store, str(event.doc_id), token):
+            problem = f"{store} shows a state of {event.doc_id!r} that a write which landed had displaced"
+            raise TraceViolation("I1", event, problem)
+        repair.looks.setdefault(store, {})[token] = event.version
+        repair.last[store] = Look(self._count, token, event.version)
+        sent = repair.sent_now.get(store)
+        if sent is not None and sent.verdict is not None and sent.token == token:
+            sent.seen_unchanged = True
 
     def _write_sent(self, event: EngineEvent) -> None:
         repair = self._running_repair(event)
@@ -239,44 +262,66 @@ class TraceChecker:
         seen = repair.looks.get(store, {})
         if token not in seen:
             raise TraceViolation("I1", event, f"a write of {event.doc_id!r} names a state of {store} that was not seen")
-        repair.sent[store] = self._count
-        repair.ever_sent[store] = None
-        if store in _CRITICAL:
-            self._check_order(event, repair, seen[token], version)
+        if repair.last[store].token != token:
+            problem = f"a write of {event.doc_id!r} names a state of {store} after which another one was seen"
+            raise TraceViolation("I1", event, problem)
+        sent = repair.sent_now.get(store)
+        if sent is not None and sent.verdict is None and (sent.token, sent.version) == (token, version):
+            sent.again, sent.at = True, self._count
+        else:
+            sent = Sent(self._count, token, version, seen[token])
+            repair.sent.setdefault(store, []).append(sent)
+            repair.sent_now[store] = sent
+        self._note_company(event, sent)
+        if store in CRITICAL:
+            _check_order(event, repair, seen[token], version)
 
-    @staticmethod
-    def _check_order(
-        event: EngineEvent, repair: _Repair, displaced: DocumentVersion | None, version: DocumentVersion | None
-    ) -> None:
-        if repair.strategy is None:
+    def _note_company(self, event: EngineEvent, sent: Sent) -> None:
+        """The writes of one call are told one after the other."""
+        if self._last_sent is not None:
+            count, before, other = self._last_sent
+            if before.store == event.store and (count == self._count - 1 or before.at == event.at):
+                sent.in_company = other.in_company = True
+        self._last_sent = self._count, event, sent
+
+    def _write_settled(self, event: EngineEvent) -> None:
+        store, doc_id, token = str(event.store), str(event.doc_id), str(event.token)
+        document = self._documents.get(doc_id)
+        sent = None if document is None else document.repair.open(store)
+        if document is None or sent is None or sent.token != token:
+            if self._complete or (document is not None and document.repair.seen_whole):
+                raise TraceViolation("I8", event, f"a verdict of {store} on a write of {doc_id!r} that awaits none")
             return
-        if repair.strategy is SyncStrategy.MOST_RECENT and _rank(version) < _rank(displaced):
-            raise TraceViolation(
-                "I1", event, f"number {_rank(displaced)} of {event.doc_id!r} would give way to {_rank(version)}"
-            )
-        if version is None or version.deleted:
-            return
-        beside = [repair.last[name].version for name in _CRITICAL if name in repair.last and name != event.store]
-        for tombstone in (displaced, *beside):
-            if tombstone is None or not tombstone.deleted:
-                continue
-            if tombstone.number is None or version.number is None or version.number <= tombstone.number:
-                raise TraceViolation(
-                    "I3",
-                    event,
-                    f"version {version.number} of {event.doc_id!r} would override the tombstone {tombstone.number}",
-                )
+        sent.verdict = event.detail
+        if sent.landed and sent.displaces is not None:
+            if self._displaced.holds(store, doc_id, token):
+                problem = f"two writes of {doc_id!r} have displaced one state of {store}"
+                raise TraceViolation("I1", event, problem)
+            self._displaced.add(store, doc_id, token)
+
+    # Results
 
     def _settled(self, event: EngineEvent) -> None:
-        assert event.job is not None and event.result is not None  # noqa: PT018 - the kind of event says so
-        job, result = event.job, event.result
+        job, result = self._job(event), event.result
         if self._jobs.pop(job.id, None) is None and self._complete:
             raise TraceViolation("I9", event, f"job {job.id!r} settled twice, or was never accepted")
-        if result.job_id != job.id or result.doc_id != job.doc_id:
-            raise TraceViolation("I9", event, f"job {job.id!r} was given the result of job {result.job_id!r}")
+        if result is None or result.job_id != job.id or result.doc_id != job.doc_id:
+            other = None if result is None else result.job_id
+            raise TraceViolation("I9", event, f"job {job.id!r} was given the result of job {other!r}")
         repair = self._repairs.pop(job.id, None)
+        document = self._documents.get(job.doc_id)
+        if repair is None or document is None or document.repair is not repair:
+            document = None
+        else:
+            del repair.jobs[job.id]
+            self._check_locked(event, document)
+            # Whoever is withdrawn leaves at once where others share the repair; anybody else waits for its end.
+            if document.attempt is not None and result.outcome is not RepairOutcome.CANCELLED:
+                raise TraceViolation("I9", event, f"job {job.id!r} settles, and its repair has not ended")
         if self._complete or (repair is not None and repair.seen_whole):
-            _check_receipt(event, result, repair)
+            check_receipt(event, result, repair, () if document is None else document.locks)
+        if document is not None:
+            self._forget_if_done(job.doc_id, document)
 
 
 def _followed(event: EngineEvent, job: RepairJob) -> SyncStrategy | None:
@@ -285,58 +330,51 @@ def _followed(event: EngineEvent, job: RepairJob) -> SyncStrategy | None:
     return None if event.detail == "resolution" else SyncStrategy(event.detail)
 
 
-def _rank(version: DocumentVersion | None) -> int:
-    return -1 if version is None or version.number is None else version.number
-
-
-def _check_receipt(event: EngineEvent, result: RepairResult, repair: _Repair | None) -> None:
-    sent = {} if repair is None else repair.ever_sent
-    steps = {step.store: step for step in result.receipt}
-    for step in result.receipt:
-        if step.state is StepState.UNTOUCHED and step.store in sent:
-            raise TraceViolation("I8", event, f"{step.store} is said to be untouched, and was sent a write")
-        if step.state in (StepState.VERIFIED, StepState.APPLIED, StepState.INVALIDATED, StepState.UNKNOWN) and (
-            step.store not in sent
-        ):
-            raise TraceViolation("I8", event, f"{step.store} is {step.state.value}, and was never sent a write")
-        if step.store in result.updated_systems and step.state is StepState.UNTOUCHED:
-            raise TraceViolation("I8", event, f"{step.store} is updated and untouched at once")
-    read_back = all(name in steps and steps[name].state in _READ_BACK for name in _CRITICAL)
-    if not result.success:
-        # One of several jobs may be withdrawn from a repair that has come so far.
-        if read_back and result.outcome is not RepairOutcome.CANCELLED:
-            raise TraceViolation("I8", event, f"{result.outcome.value}, and the critical stores were read back equal")
+def _check_order(
+    event: EngineEvent, repair: Repair, displaced: DocumentVersion | None, version: DocumentVersion | None
+) -> None:
+    if repair.strategy is None:
         return
-    if not read_back or repair is None:
-        raise TraceViolation("I8", event, f"{result.outcome.value}, and no critical store's step says so")
-    if result.success != (result.error is None):
-        raise TraceViolation("I8", event, f"{result.outcome.value} with an error")
-    for name in _CRITICAL:
-        look = repair.last.get(name)
-        if look is None or look.at < repair.sent.get(name, 0):
-            raise TraceViolation("I8", event, f"{result.outcome.value}, and {name} was not read back after the write")
-        if not _same(look.version, result.version):
-            raise TraceViolation("I8", event, f"{result.outcome.value}, and {name} was read back as something else")
-
-
-def _same(held: DocumentVersion | None, decided: DocumentVersion | None) -> bool:
-    if held is None or decided is None:
-        # A store that keeps no tombstones equals one by holding nothing.
-        return held is decided or (held is None and decided is not None and decided.deleted)
-    if held.deleted or decided.deleted:
-        return held.deleted == decided.deleted and held.number == decided.number
-    return held == decided
+    if repair.strategy is SyncStrategy.MOST_RECENT and rank(version) < rank(displaced):
+        raise TraceViolation(
+            "I1", event, f"number {rank(displaced)} of {event.doc_id!r} would give way to {rank(version)}"
+        )
+    if version is None:
+        raise TraceViolation("I3", event, f"the copy of {event.doc_id!r} in {event.store} would go without a tombstone")
+    if version.deleted:
+        if displaced is not None and displaced.deleted and rank(version) < rank(displaced):
+            problem = f"tombstone {version.number} of {event.doc_id!r} would override the tombstone {displaced.number}"
+            raise TraceViolation("I3", event, problem)
+        return
+    beside = [repair.last[name].version for name in CRITICAL if name in repair.last and name != event.store]
+    for tombstone in (displaced, *beside):
+        if tombstone is None or not tombstone.deleted:
+            continue
+        if tombstone.number is None or version.number is None or version.number <= tombstone.number:
+            raise TraceViolation(
+                "I3",
+                event,
+                f"version {version.number} of {event.doc_id!r} would override the tombstone {tombstone.number}",
+            )
 
 
 def assert_trace(events: Iterable[EngineEvent], *, complete: bool = True, tolerance: float = 0.1) -> None:
     """Check what one engine told its instruments, in linear time, against the invariants that a log can show.
 
-    I1: each write names a state that its attempt had seen, and under MOST_RECENT none lowers a number. I3: none puts a
-    version over a tombstone, or beside one, that does not rank below it, except a person's choice. I8: a job succeeds
-    if and only if each critical store was read back, after the last write, as decided; receipts claim nothing that was
-    not sent, and own up to all that was. I9: each accepted job settles once. I12: never two repairs of a document, nor
-    one while a store still works on a write. I13: none starts beyond the limit. I15: none runs on past its timeout
-    unless it was reported overdue; nothing is left when the engine closes.
+    I1: each write names the state that its attempt saw last; a state that a write which landed has displaced is never
+    seen again, or displaced again; and under MOST_RECENT none lowers a number. I3: none puts a version over a
+    tombstone, or beside one, that does not rank below it, except a person's choice. I8: a job succeeds if and only if
+    each critical store was read back, after the last write, as decided; each step of a receipt, and the updated
+    systems, agree with what was sent and with the verdicts on it. I9: each accepted job settles once, as a job of its
+    own document, and not before its attempt has ended unless it leaves others behind. I12: never two repairs of a
+    document, nor one while a store still works on a write; a write without a verdict locks its document. I13: none
+    starts beyond the limit. I15: none runs on past its timeout unless it was reported overdue then; time does not run
+    backwards; nothing is left when the engine closes.
+
+    A write that was sent beside others to the same store may be left without a verdict and without a lock: when a call
+    breaks, its writes are to be sent again, and are taken back if nobody waits for them by then. Of the states that
+    were displaced the last eight of a copy are remembered, of the 4,096 copies that were written last; a store that is
+    put back to an earlier state, as by a crash, has broken its word and is told so.
 
     Args:
         events: the events of one engine, in order; for instance `RecordingInstrument.events`, or a file that

@@ -36,7 +36,8 @@ from trio_repair import (
 from trio_repair.stores.memory import MemoryStore
 
 from .._faults import FaultKind
-from .._trace import TraceChecker, TraceViolation
+from .._trace import TraceChecker
+from .._trace_state import TraceViolation
 from ._oracle import CRITICAL, Judgement, Rules
 from ._profiles import Mishap
 from ._story import (
@@ -406,6 +407,8 @@ class Witness:
     ) -> None:
         """What a store holds has changed."""
         self.note(doc_id, f"{store}: {author} puts {said_view(after)} over {said_view(before)}")
+        if author == "crash":
+            self._checker.may_go_back(store)
         if author == "app" and self.is_repairing(doc_id):
             self.count(Mishap.WRITE_DURING_REPAIR)
         if author != "engine":
