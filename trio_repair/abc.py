@@ -38,8 +38,10 @@ class Store(Protocol):
     A StoreError *in* an answer concerns one document; a StoreError *raised* concerns the call as a whole, and then
     nothing was written. Driver exceptions never leave the store untranslated. Whoever opened a store closes it.
 
-    **If cancelled:** `observe`, `read` and `prepare` have changed nothing. `write` and `remove` may have landed for
-    each document or not, but never in part: a document's rows change together or not at all.
+    **If cancelled:** a call ends soon, and raises Cancelled or returns its true result; made in a cancelled scope, it
+    raises. `observe`, `read` and `prepare` have changed nothing. `write` and `remove` may have landed for each document
+    or not, but never in part: a document's rows change together or not at all. What had not begun to be committed when
+    the call ended never lands.
     """
 
     @property
@@ -80,7 +82,10 @@ class Store(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Release everything. Idempotent, and bounded in time even if the driver hangs."""
+        """Release everything. Idempotent, and bounded in time even if the driver hangs.
+
+        Calls that touch what is stored raise `StoreUnavailable` from then on.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -203,6 +204,107 @@ def test_a_step_that_waits_for_nobody_fails() -> None:
 
     with pytest.raises(StepTimeout, match="did not end"):
         run(Waiting)
+
+
+class Impatient(TrioStateMachine):
+    """Gives everything a moment of real time."""
+
+    real_timeout = 0.1
+
+
+async def sleep_shielded() -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+def test_a_shielded_step_fails() -> None:
+    """A step that cannot be cancelled is ended all the same, and so is what it has started."""
+
+    class Shielded(Impatient):
+        @rule()
+        async def wait(self) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sleep_shielded)
+                await sleep_shielded()
+
+    with pytest.raises(StepTimeout, match="of real time, and was ended"):
+        run(Shielded, 2)
+    assert trio.run(trio.sleep, 0) is None
+
+
+def test_a_step_that_keeps_the_clock_from_going_on_fails() -> None:
+    """In virtual time no deadline comes as long as somebody can go on: real time is what ends it."""
+
+    class Spinning(Impatient):
+        @rule()
+        async def spin(self) -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+
+    with pytest.raises(StepTimeout, match=r"a step did not end within .* of real time, and was ended"):
+        run(Spinning, 2)
+
+
+@pytest.mark.parametrize("where", ["nursery", "stack"])
+def test_a_shielded_end_fails(where: str) -> None:
+    """A task in the background, or a resource, that cannot be cancelled does not outlive its example unseen."""
+
+    class Lingering(Impatient):
+        @initialize()
+        async def begin(self) -> None:
+            if where == "nursery":
+                self.nursery.start_soon(sleep_shielded)
+            else:
+                self.stack.push_async_callback(sleep_shielded)
+
+        @rule()
+        def step(self) -> None:
+            return
+
+    with pytest.raises(StepTimeout, match=r"end of an example did not end within .* of real time"):
+        run(Lingering, 2)
+    assert trio.run(trio.sleep, 0) is None
+
+
+def test_a_shielded_task_does_not_hide_a_failure() -> None:
+    """What a step found is what is told, even if the example cannot end by itself afterwards."""
+
+    class Failing(Impatient):
+        @rule()
+        def fail(self) -> None:
+            self.nursery.start_soon(sleep_shielded)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(Failing, 2)
+
+
+def test_a_task_that_catches_cancelled_does_not_hang_the_test() -> None:
+    """It cannot be ended, and that is said. (In a thread of its own: Trio runs in it no more.)"""
+    released: list[bool] = []
+    told: list[BaseException] = []
+
+    class Deaf(Impatient):
+        @rule()
+        async def wait(self) -> None:
+            while not released:
+                with contextlib.suppress(trio.Cancelled):
+                    await trio.sleep_forever()
+
+    def once() -> None:
+        machine = Deaf()
+        try:
+            machine.wait()
+        except StepTimeout as error:
+            told.append(error)
+        # For the sake of the tests that follow: nothing of it is left.
+        released.append(True)
+        machine.teardown()
+
+    thread = threading.Thread(target=once)
+    thread.start()
+    thread.join()
+    assert "cannot be ended" in str(told[0])
 
 
 def test_nothing_leaks_between_examples() -> None:

@@ -236,9 +236,7 @@ class FaultyStore:
                 error = StoreUnavailable(self.name, "injected: the store has crashed")
                 return [answer(error) for _ in items]
             spoilt = Spoilt.of(self.name, doc_ids, answers, answer)
-            for ailment, _victim in struck:
-                if spoilt.suffer(ailment.fault.kind):
-                    self.injected[ailment.fault.kind] += 1
+            self.injected.update(ailment.fault.kind for ailment, _ in struck if spoilt.suffer(ailment.fault.kind))
             return spoilt.answers
         finally:
             self.calls_under_way -= 1

@@ -68,7 +68,7 @@ async def _traits_constant(subject: Subject) -> None:
 @promise(
     TRAITS,
     "closed-for-good",
-    "A closed store raises StoreUnavailable and writes nothing; closing it once more does nothing.",
+    "Once closed, every call but prepare raises StoreUnavailable; closing a store once more does nothing.",
 )
 async def _closed_for_good(subject: Subject) -> None:
     (seen,) = await subject.put(subject.document("a", "text"))

@@ -11,8 +11,9 @@ import contextlib
 import functools
 import inspect
 import queue
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import hypothesis.stateful
 import hypothesis.strategies as st
@@ -21,11 +22,19 @@ import trio.testing
 from hypothesis.errors import InvalidDefinition
 from hypothesis.stateful import RuleBasedStateMachine
 
+from ._shields import remove_shields
+
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+_ATTEMPTS: Final = 20
+_BETWEEN: Final = 0.05
+"""Seconds of real time between two attempts to end a run by force."""
 
 
 class StepTimeout(AssertionError):
-    """A step of a machine did not end within `TrioStateMachine.step_timeout`."""
+    """A step of a machine, or the end of an example, took longer than `TrioStateMachine.step_timeout` on the clock of
+    the run, or than `TrioStateMachine.real_timeout`.
+    """
 
 
 def rule(**arguments: Any) -> Callable[[_F], Any]:
@@ -74,6 +83,11 @@ class TrioStateMachine(RuleBasedStateMachine):
 
     step_timeout: ClassVar[float] = 100_000.0
     """Seconds on the run's clock. A step that takes longer fails: it waits for something that nobody does."""
+    real_timeout: ClassVar[float] = 60.0
+    """Seconds of real time for one step, and for what comes after the last; `math.inf`: no limit. Whoever takes longer
+    is cancelled, shielded or not, and the example fails: a step that only lets others go on keeps a virtual clock from
+    going on, and one that is shielded does not hear that its time is up. A step that blocks the thread is not stopped.
+    """
 
     nursery: trio.Nursery
     """For tasks that go on beside the steps. They are cancelled when the machine ends."""
@@ -137,6 +151,8 @@ class _Run:
         self._next: Callable[[], Any] | None = None
         self._answer: tuple[Any, BaseException | None] | None = None
         self._over = False
+        self._expired = False
+        self._task: trio.lowlevel.Task | None = None
         self._scope: trio.CancelScope | None = None
         self._crash: BaseException | None = None
         trio.lowlevel.start_guest_run(
@@ -150,10 +166,11 @@ class _Run:
             self._wake.set()
             self.stepping = True
             try:
-                while not self._over and self._answer is None:
-                    self._calls.get()()
+                self._advance(lambda: self._answer is not None)
             finally:
                 self.stepping = False
+        if self._expired:
+            raise self._too_long("a step")
         if self._answer is not None:
             value, error = self._answer
             if error is not None:
@@ -163,6 +180,37 @@ class _Run:
             raise self._crash
         raise StepTimeout(f"a step did not end within {self._machine.step_timeout:g} s; does it wait for nobody?")
 
+    def _too_long(self, what: str) -> StepTimeout:
+        limit = f"{self._machine.real_timeout:g} s of real time"
+        if self._over:
+            return StepTimeout(f"{what} did not end within {limit}, and was ended; does it wait for nobody?")
+        return StepTimeout(
+            f"{what} did not end within {limit}, and cannot be ended: a task catches Cancelled and goes on. Trio cannot"
+            " run in this thread any more"
+        )
+
+    def _advance(self, enough: Callable[[], bool]) -> None:
+        """Let Trio run until then, or until the run is over. What takes too much real time is ended by force."""
+        limit = time.monotonic() + (0.0 if self._expired else self._machine.real_timeout)
+        attempts = 0
+        while not self._over and not enough():
+            left = limit - time.monotonic()
+            if left > 0:
+                with contextlib.suppress(queue.Empty):
+                    self._calls.get(timeout=None if left == float("inf") else left)()
+                continue
+            if attempts == _ATTEMPTS:
+                return
+            attempts += 1
+            limit += _BETWEEN
+            self._force()
+
+    def _force(self) -> None:
+        self._expired = True
+        if self._scope is not None and self._task is not None:
+            self._scope.cancel()
+            remove_shields(self._task)
+
     def close(self, *, cancel: bool) -> None:
         """End the run, and every task in it. After a failed step nothing is raised: that step tells more."""
         crash_is_news = not self._over
@@ -170,9 +218,12 @@ class _Run:
             self._scope.cancel()
         self._next = None
         self._wake.set()
-        while not self._over:
-            self._calls.get()()
-        if self._crash is not None and crash_is_news and not cancel:
+        self._advance(lambda: False)
+        if cancel or not crash_is_news:
+            return
+        if self._expired:
+            raise self._too_long("the end of an example")
+        if self._crash is not None:
             raise self._crash
 
     def _done(self, outcome: Any) -> None:
@@ -188,6 +239,7 @@ class _Run:
     async def _main(self) -> None:
         machine = self._machine
         async with trio.open_nursery() as nursery:
+            self._task = trio.lowlevel.current_task()
             self._scope = nursery.cancel_scope
             machine.nursery = nursery
             async with contextlib.AsyncExitStack() as machine.stack:
