@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ._collector import settle_collector
 from ._status import ExitStatus, missing_extra, say
 
 __all__ = ["main"]
@@ -27,4 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(missing)
         return ExitStatus.USAGE
+    if argv is None:
+        settle_collector()
     return int(run(sys.argv[1:] if argv is None else argv))
