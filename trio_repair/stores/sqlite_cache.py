@@ -32,7 +32,7 @@ from ._layout import (
 )
 from ._settings import path_setting, refuse_unknown, seconds_setting, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
-from ._sqlite_store import SqliteStore, opened
+from ._sqlite_store import MAX_BATCH, SqliteStore, opened
 
 __all__ = ["SQLiteCacheStore", "open_sqlite_cache", "sqlite_cache_from_settings"]
 
@@ -196,7 +196,13 @@ def open_sqlite_cache(
         synchronous=synchronous,
     )
     seconds = seconds_setting({"ttl": ttl}, "ttl")
-    traits = StoreTraits(fence=Fence.STRONG, holds_text=True, keeps_tombstones=False, absent=AbsentMeans.MISSING)
+    traits = StoreTraits(
+        fence=Fence.STRONG,
+        holds_text=True,
+        keeps_tombstones=False,
+        absent=AbsentMeans.MISSING,
+        max_batch=MAX_BATCH,
+    )
     return opened(SQLiteCacheStore(file, traits, _CacheLayout(name, definition, clock, seconds)))
 
 

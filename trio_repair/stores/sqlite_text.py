@@ -35,7 +35,7 @@ from ._layout import (
 )
 from ._settings import path_setting, refuse_unknown, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
-from ._sqlite_store import TombstoneStore, opened
+from ._sqlite_store import MAX_BATCH, TombstoneStore, opened
 
 __all__ = ["SQLiteTextStore", "SearchHit", "open_sqlite_text", "sqlite_text_from_settings"]
 
@@ -209,7 +209,13 @@ def open_sqlite_text(
         create=create,
         synchronous=synchronous,
     )
-    traits = StoreTraits(fence=Fence.STRONG, holds_text=True, keeps_tombstones=True, absent=AbsentMeans.MISSING)
+    traits = StoreTraits(
+        fence=Fence.STRONG,
+        holds_text=True,
+        keeps_tombstones=True,
+        absent=AbsentMeans.MISSING,
+        max_batch=MAX_BATCH,
+    )
     return opened(SQLiteTextStore(file, traits, _TextLayout(name, definition, clock)))
 
 

@@ -35,7 +35,7 @@ from ._embedding import Embeddings, Failure, Vector, check_embedder, cut
 from ._encoding import check_limit, load_json
 from ._settings import chunker_setting, embedder_setting, path_setting, refuse_unknown, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
-from ._sqlite_store import TombstoneStore, opened
+from ._sqlite_store import MAX_BATCH, TombstoneStore, opened
 from ._vector_layout import TOMBSTONE, Payload, VectorLayout, dimensions, load_sqlite_vec, vector_schema
 
 __all__ = ["NearestHit", "SQLiteVectorStore", "open_sqlite_vector", "sqlite_vector_from_settings"]
@@ -218,6 +218,7 @@ def open_sqlite_vector(
         holds_text=True,
         keeps_tombstones=True,
         absent=AbsentMeans.MISSING,
+        max_batch=MAX_BATCH,
         embedding=identity,
     )
     layout = VectorLayout(name, definition, clock, identity)
