@@ -141,22 +141,18 @@ class VectorLayout(Layout):
             f" {needed} THEN d.metadata END AS metadata"
         )
 
-    def summary_rows(self, connection: apsw.Connection, page: str) -> str:
-        # One pass over chunks and vectors beside the documents; `columns` would go down each tree for each document.
+    def whole(self, connection: apsw.Connection) -> str:
         identity = self.identity
         wanted = (("model", identity.model), ("dimension", identity.dimension), ("chunking", identity.chunking))
-        same = " AND ".join(f"d.{name} IS {apsw.format_sql_value(value)}" for name, value in wanted)
-        vectors = f"LEFT JOIN vectors_{identity.dimension}_rowids AS v ON v.rowid = c.chunk_id"
+        same = " AND ".join(f"d.{name} = {apsw.format_sql_value(value)}" for name, value in wanted)
         if identity.dimension not in dimensions(connection):
-            vectors = "LEFT JOIN (SELECT NULL AS rowid) AS v ON FALSE"
+            return "FALSE"
+        # Ordinals are distinct and not negative, so that as many of them as there should be, all below that number,
+        # are all of them. One aggregate, because each costs half as much as the search for the chunks.
         return (
-            "SELECT d.doc_id AS doc_id, d.number AS number, d.digest AS digest, d.deleted AS deleted,"
-            f" {same} AND d.proven AND k.chunks IS d.chunk_count AND k.vectors IS d.chunk_count"
-            " AND k.top IS d.chunk_count - 1 AS whole"
-            f" FROM (SELECT d.* {page}) AS d LEFT JOIN (SELECT c.doc_id AS doc_id, count(*) AS chunks,"
-            " count(v.rowid) AS vectors, max(c.ordinal) AS top FROM chunks AS c"
-            f" {vectors} WHERE c.doc_id > :after AND c.doc_id <= :last GROUP BY c.doc_id) AS k"
-            " ON k.doc_id = d.doc_id ORDER BY d.doc_id"
+            f"d.proven AND {same} AND (SELECT sum(CASE WHEN v.rowid IS NOT NULL AND c.ordinal < d.chunk_count THEN 1"
+            f" ELSE -1e9 END) FROM chunks AS c LEFT JOIN vectors_{identity.dimension}_rowids AS v"
+            " ON v.rowid = c.chunk_id WHERE c.doc_id = d.doc_id) = d.chunk_count"
         )
 
     def text(self, raw: Any) -> str | None:
