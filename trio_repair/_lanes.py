@@ -205,9 +205,13 @@ class Lane:
         """See `Ranges.digests`."""
         return self._ask(lambda held: held.digests(after, bounds, most))
 
-    def listing(self, after: str | None, bound: str | None) -> Answer[RangeListing]:
-        """See `Ranges.listing`. It is made before the calls that wait, since these only read ahead."""
-        return self._ask(lambda held: held.listing(after, bound), first=True)
+    def listings(self, bounds: Sequence[tuple[str | None, str | None]]) -> Answer[Sequence[RangeListing]]:
+        """See `Ranges.listing`. They are made before the calls that wait, since these only read ahead."""
+
+        async def list_all(held: Ranges) -> Sequence[RangeListing]:
+            return [await held.listing(after, bound) for after, bound in bounds]
+
+        return self._ask(list_all, first=True)
 
     def look(self, doc_ids: Sequence[str]) -> Answer[Sequence[Observation]]:
         """See `Ranges.look`. It is made before the calls that wait."""

@@ -7,7 +7,7 @@ are opened together; all stores work at once, and the next ranges are being read
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -26,6 +26,9 @@ RANGES_AT_ONCE: Final = 4
 
 LOOKS: Final = 1000
 """How many documents one look names."""
+
+GATHERING: Final = 0.1
+"""Seconds for which suspects are gathered, so that one look takes many; what was found is counted no later."""
 
 
 @attrs.frozen
@@ -110,6 +113,48 @@ async def _lead(lanes: Mapping[str, Lane], after: str | None, steps: trio.Memory
             after = bounds[-1]
 
 
+@attrs.frozen
+class _Range:
+    """A range, and by role what is known of it."""
+
+    after: str | None
+    bound: str | None
+    digests: Mapping[str, RangeDigest | None]
+
+    @property
+    def text(self) -> RangeDigest:
+        """What the text store holds of it."""
+        digest = self.digests["text"]
+        assert digest is not None
+        return digest
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every store gave a digest."""
+        return None not in self.digests.values()
+
+    @property
+    def to_list(self) -> Sequence[str]:
+        """The stores whose entries must be seen. The others hold nothing, or what the text store holds."""
+        return [
+            role
+            for role, digest in self.digests.items()
+            if digest is None or (digest.count > 0 and (role == "text" or digest != self.text))
+        ]
+
+    @property
+    def odd(self) -> Collection[str]:
+        """The stores that may hold copies that have to be looked at."""
+        return [role for role, digest in self.digests.items() if digest is None or digest.odd]
+
+    def completed(self, entries: dict[str, bytes]) -> dict[str, bytes]:
+        """The entries of all stores, from those of `to_list`."""
+        for role, digest in self.digests.items():
+            if role not in entries:
+                entries[role] = entries["text"] if digest is not None and digest.count else b""
+        return entries
+
+
 class _Merge:
     """Gathers what comparisons find, until there is enough for one look."""
 
@@ -121,6 +166,7 @@ class _Merge:
         self._bound = after
         self._documents = 0
         self._suspects: list[tuple[str, str | None]] = []
+        self._flushed_at = trio.current_time()
 
     async def compare(self, step: _Step) -> None:
         """Compare what the stores hold of some ranges."""
@@ -128,65 +174,66 @@ class _Merge:
         for role, asked in step.others.items():
             digests[role] = await asked.get()
             self._lanes[role].reader.check_answers("call for digests", digests[role], step.bounds)
-        after = step.after
-        for index, bound in enumerate(step.bounds):
-            known = {role: found[index] for role, found in digests.items()}
-            if agree(known):
-                self._add(Found(step.text[index].count, ()), bound)
+        starts = [step.after, *step.bounds[:-1]]
+        ranges = [
+            _Range(after, bound, {role: found[index] for role, found in digests.items()})
+            for index, (after, bound) in enumerate(zip(starts, step.bounds, strict=True))
+        ]
+        # What has a digest is short enough to be listed at once.
+        short = [one for one in ranges if one.is_known and not agree(one.digests)]
+        pages = await self._list(short)
+        for one in ranges:
+            if agree(one.digests):
+                self._add(Found(one.text.count, ()), one.bound)
+            elif one.is_known:
+                await self._compare_entries(one, next(pages))
             else:
-                await self._compare_entries(known, after, bound)
-            after = bound
-        await self._flush()
+                (page,) = await self._list([one])
+                await self._compare_entries(one, page)
+        if step.bounds[-1] is None or not self._can_wait():
+            await self._flush()
 
-    async def _compare_entries(
-        self, known: Mapping[str, RangeDigest | None], after: str | None, bound: str | None
-    ) -> None:
-        entries: dict[str, bytes] = {}
-        listed: dict[str, RangeListing] = {}
-        asked: dict[str, Answer[RangeListing]] = {}
-        for role, digest in known.items():
-            if digest is not None and digest.count == 0:
-                entries[role] = b""
-            elif role == "text" or digest is None or digest != known["text"]:
-                asked[role] = self._lanes[role].listing(after, bound)
-        for role, answer in asked.items():
-            listed[role] = await answer.get()
-            entries[role] = listed[role].entries
-        if any(listing.more for listing in listed.values()):
-            await self._compare_pages(listed, known, after, bound)
+    async def _list(self, ranges: Sequence[_Range]) -> Iterator[Mapping[str, RangeListing]]:
+        """For each range, by role, the entries that have to be seen."""
+        asked = {
+            role: self._lanes[role].listings([(one.after, one.bound) for one in some])
+            for role in self._lanes
+            if (some := [one for one in ranges if role in one.to_list])
+        }
+        listed = {role: iter(await answer.get()) for role, answer in asked.items()}
+        return iter([{role: next(listed[role]) for role in one.to_list} for one in ranges])
+
+    async def _compare_entries(self, one: _Range, pages: Mapping[str, RangeListing]) -> None:
+        if any(page.more for page in pages.values()):
+            await self._compare_pages(one, pages)
             return
-        entries.update({role: entries["text"] for role in known if role not in entries})
-        self._add(self._compared(entries, after, bound), bound if bound is not None else self._last(entries))
+        entries = one.completed({role: page.entries for role, page in pages.items()})
+        found = self._compared(entries, one.after, one.bound, one.odd)
+        self._add(found, one.bound if one.bound is not None else self._last(entries))
 
-    async def _compare_pages(
-        self,
-        listed: Mapping[str, RangeListing],
-        known: Mapping[str, RangeDigest | None],
-        after: str | None,
-        bound: str | None,
-    ) -> None:
+    async def _compare_pages(self, one: _Range, pages: Mapping[str, RangeListing]) -> None:
         """Compare a range that is too large to be listed at once."""
-        lists = {role: _List(self._lanes[role], listing, after, bound) for role, listing in listed.items()}
+        lists = {role: _List(self._lanes[role], page, one.after, one.bound) for role, page in pages.items()}
+        after = one.after
         while True:
-            for one in lists.values():
-                await one.fill()
-            ends = [one.last for one in lists.values() if one.more]
+            for some in lists.values():
+                await some.fill()
+            ends = [some.last for some in lists.values() if some.more]
             # Up to the smallest of these, every store has said all that it holds.
             end = min(ends) if ends else None
-            entries = {role: one.take(end) for role, one in lists.items()}
-            for role, digest in known.items():
-                if role not in entries:
-                    entries[role] = b"" if digest is not None and digest.count == 0 else entries["text"]
-            last = end if end is not None else (bound if bound is not None else self._last(entries))
-            self._add(self._compared(entries, after, last), last)
+            entries = one.completed({role: some.take(end) for role, some in lists.items()})
+            last = end if end is not None else (one.bound if one.bound is not None else self._last(entries))
+            self._add(self._compared(entries, after, last, one.odd), last)
             await self._flush()
             if end is None:
                 return
             after = end
 
-    def _compared(self, entries: Mapping[str, bytes], after: str | None, bound: str | None) -> Found:
+    def _compared(
+        self, entries: Mapping[str, bytes], after: str | None, bound: str | None, odd: Collection[str]
+    ) -> Found:
         try:
-            return compare(entries, after, bound)
+            return compare(entries, after, bound, odd=odd)
         except BadEntries as error:
             raise self._lanes[error.role].reader.out_of_order("ranges are") from None
 
@@ -209,10 +256,16 @@ class _Merge:
         self._documents += found.documents
         self._bound = self._bound if bound is None else bound
 
+    def _can_wait(self) -> bool:
+        """Whether there may be more to be looked at with this. What is scanned is kept until then, and so may not."""
+        all_ranged = all(lane.ranged for lane in self._lanes.values())
+        return all_ranged and len(self._suspects) < LOOKS and trio.current_time() < self._flushed_at + GATHERING
+
     async def _flush(self) -> None:
         window = Window(self._documents, self._suspects, self._bound, self._lanes)
         self._documents, self._suspects = 0, []
         await self._handle(window)
+        self._flushed_at = trio.current_time()
         if window.bound is not None:
             for lane in self._lanes.values():
                 lane.forget(window.bound)
@@ -231,7 +284,8 @@ class _List:
     async def fill(self) -> None:
         """Have an entry to give, unless the range has ended."""
         while not self._records and self.more:
-            self._receive(await self._lane.listing(self._after, self._bound).get())
+            (page,) = await self._lane.listings([(self._after, self._bound)]).get()
+            self._receive(page)
 
     @property
     def last(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import attrs
@@ -52,10 +52,18 @@ class Found:
     """The documents on which the stores may disagree, in order."""
 
 
-def compare(entries: Mapping[str, bytes], after: str | None, bound: str | None) -> Found:
+def compare(
+    entries: Mapping[str, bytes], after: str | None, bound: str | None, *, odd: Collection[str] | None = None
+) -> Found:
     """Compare what the stores hold of the range (after, bound], by role. What it calls equal, `diagnose` does too.
 
     Only where entries differ are they taken apart; `test_check.py` holds it against `diagnose`.
+
+    Args:
+        entries: by role; the cache may be left out.
+        after: where the range begins.
+        bound: where it ends.
+        odd: the stores of which summaries may be ""; None: all.
 
     Raises:
         BadEntries: the entries of a store are not what they should be, where they differ from the others.
@@ -74,7 +82,7 @@ def compare(entries: Mapping[str, bytes], after: str | None, bound: str | None) 
         suspects |= differing
         elsewhere |= differing.difference(map(_ID, mine))
     for role, held in entries.items():
-        if b"\0\0" in held:
+        if (odd is None or role in odd) and b"\0\0" in held:
             suspects.update(_valid(role, _ODD.findall(held)))
     return Found(text.count(0) // 2 + len(elsewhere), [doc_id.decode() for doc_id in sorted(suspects)])
 

@@ -105,10 +105,11 @@ class Layout(abc.ABC):
         """Take away all rows of the documents in a JSON array."""
 
     @abc.abstractmethod
-    def whole(self, connection: apsw.Connection) -> str:
-        """The SQL condition, over ``documents AS d``, for a live copy with all its parts, of the embedding in use.
+    def whole(self, connection: apsw.Connection) -> tuple[str, str]:
+        """A JOIN to ``documents AS d``, and the condition for a live copy with all its parts, of the embedding in use.
 
-        It holds for no copy of which `columns` says anything else. `_ranges` asks it of every document.
+        The JOIN, which may be empty, neither adds nor drops rows. The condition holds for no copy of which `columns`
+        says anything else.
         """
 
     def visible(self) -> str:

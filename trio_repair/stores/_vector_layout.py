@@ -141,15 +141,15 @@ class VectorLayout(Layout):
             f" {needed} THEN d.metadata END AS metadata"
         )
 
-    def whole(self, connection: apsw.Connection) -> str:
+    def whole(self, connection: apsw.Connection) -> tuple[str, str]:
         identity = self.identity
         wanted = (("model", identity.model), ("dimension", identity.dimension), ("chunking", identity.chunking))
         same = " AND ".join(f"d.{name} = {apsw.format_sql_value(value)}" for name, value in wanted)
         if identity.dimension not in dimensions(connection):
-            return "FALSE"
+            return "", "FALSE"
         # Ordinals are distinct and not negative, so that as many of them as there should be, all below that number,
         # are all of them. One aggregate, because each costs half as much as the search for the chunks.
-        return (
+        return "", (
             f"d.proven AND {same} AND (SELECT sum(CASE WHEN v.rowid IS NOT NULL AND c.ordinal < d.chunk_count THEN 1"
             f" ELSE -1e9 END) FROM chunks AS c LEFT JOIN vectors_{identity.dimension}_rowids AS v"
             " ON v.rowid = c.chunk_id WHERE c.doc_id = d.doc_id) = d.chunk_count"

@@ -100,8 +100,8 @@ class _TextLayout(Layout):
         indexed = "EXISTS (SELECT 1 FROM documents_fts_docsize AS f WHERE f.id = d.id)"
         return f"{plain_columns(content)}, d.deleted = 1 OR {indexed} AS parts, 1 AS whole, NULL AS embedding"
 
-    def whole(self, connection: apsw.Connection) -> str:  # noqa: ARG002 - other kinds need it
-        return "EXISTS (SELECT 1 FROM documents_fts_docsize AS f WHERE f.id = d.id)"
+    def whole(self, connection: apsw.Connection) -> tuple[str, str]:  # noqa: ARG002 - other kinds need it
+        return "LEFT JOIN documents_fts_docsize AS f ON f.id = d.id", "f.id IS NOT NULL"
 
     def put(self, session: Session, puts: Sequence[Put]) -> None:
         now = self.now_text()
