@@ -101,14 +101,16 @@ class StoreReader:
             problem = f"did not answer within {self.timeout:g} s (store_call_timeout)"
             raise StoreFailed(self.role, StoreUnavailable(self.role, problem))
 
-    def check_answers(self, what: str, answers: Sequence[object], asked: Sequence[object]) -> None:
+    def check_answers(
+        self, what: str, answers: Sequence[object], asked: Sequence[object], of: str = "documents"
+    ) -> None:
         """Answers are matched to what was asked by position.
 
         Raises:
             StoreFailed: their number is wrong.
         """
         if len(answers) != len(asked):
-            raise self.misbehaved(f"a {what} gave {len(answers)} answers for {len(asked)} documents")
+            raise self.misbehaved(f"a {what} gave {len(answers)} answers for {len(asked)} {of}")
 
     def misbehaved(self, problem: str) -> StoreFailed:
         """The adapter broke its contract, and how."""

@@ -173,7 +173,7 @@ class _Merge:
         digests: dict[str, Sequence[RangeDigest | None]] = {"text": step.text}
         for role, asked in step.others.items():
             digests[role] = await asked.get()
-            self._lanes[role].reader.check_answers("call for digests", digests[role], step.bounds)
+            self._lanes[role].reader.check_answers("call for digests", digests[role], step.bounds, "ranges")
         starts = [step.after, *step.bounds[:-1]]
         ranges = [
             _Range(after, bound, {role: found[index] for role, found in digests.items()})

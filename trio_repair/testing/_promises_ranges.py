@@ -33,9 +33,7 @@ async def _fill(subject: Subject) -> list[str]:
 def _require_entries(entries: bytes, views: Mapping[str, Observation], traits: StoreTraits, where: str) -> None:
     """These are entries of exactly these documents; each summary is the right one, or none."""
     parts = entries.split(b"\0")
-    require(
-        not parts[-1] and len(parts) % 2 == 1, f"{where} the entries are not ids and summaries, each with NUL"
-    )
+    require(not parts[-1] and len(parts) % 2 == 1, f"{where} the entries are not ids and summaries, each with NUL")
     ids = [doc_id.decode(errors="replace") for doc_id in parts[:-1:2]]
     require(ids == [*views], f"{where} are {len(views)} documents, and the listing gave {len(ids)} that are not these")
     for (doc_id, view), summary in zip(views.items(), parts[1::2], strict=True):
