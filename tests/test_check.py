@@ -975,6 +975,20 @@ def test_counts_are_what_the_plans_say() -> None:
     )
 
 
+def test_counting_tells_how_far_it_is() -> None:
+    """The number of documents counted so far goes up to that of all of them, page by page."""
+    world = Trio(max_batch=10)
+    world.fill(95)
+    told: list[int] = []
+
+    async def run() -> None:
+        result = await count_changes(world.stores, TEXT, on_progress=told.append)
+        assert 95 == result.documents
+
+    in_virtual_time(run)
+    assert [*range(10, 100, 10), 95, 95] == told
+
+
 def test_an_emptied_text_store_is_no_mass_delete() -> None:
     """With missing_source="delete", an emptied source of truth trips max_deletes. Control: refused documents do not."""
     world = Trio()

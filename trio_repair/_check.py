@@ -327,6 +327,7 @@ async def count_changes(
     config: AutoRepairConfig | None = None,
     *,
     now: Callable[[], float] = time.time,
+    on_progress: Callable[[int], object] | None = None,
 ) -> ChangeCounts:
     """Count what a repair of everything would do, by one scan of all stores. Nothing is written.
 
@@ -337,6 +338,7 @@ async def count_changes(
         strategy: which copy the repair would believe.
         config: the settings that the repair would have. None: the defaults.
         now: the wall clock in Unix seconds, for hybrid-logical-clock numbers.
+        on_progress: called now and then with the number of documents counted so far.
 
     Raises:
         CheckIncomplete: a store could not be read to the end.
@@ -363,6 +365,8 @@ async def count_changes(
                 plan.action is PlanAction.DELETE
                 and any(views[write.store].presence is Presence.LIVE for write in plan.writes)
             )
+        if on_progress is not None:
+            on_progress(counts["documents"])
 
     readers = [StoreReader(name, store, config.store_call_timeout) for name, store in stores.by_name.items()]
     await report_failures(lambda: merge_ranges(readers, count, after=None))
