@@ -229,3 +229,55 @@ async def test_a_check_of_files_finds_what_diagnose_finds(damaged: str, statemen
         for store in stores.by_name.values():
             for (_, view), (_, summary, _) in zip(await scan(store), await summaries(store), strict=True):
                 assert summary in (summarize(view, store.traits), "")
+
+
+EXTRA = "INSERT INTO chunks (doc_id, ordinal, start, text) VALUES ('{}', {}, 0, 'x');"
+LOST = "DELETE FROM chunks WHERE doc_id = '{}' AND ordinal = {};"
+SILENT = {
+    "nothing": "",
+    "one too many": EXTRA.format("one 1", 1),
+    "one too many, another lost": EXTRA.format("one 1", 1) + LOST.format("one 2", 0),
+    "one too many, another lost in the middle": EXTRA.format("one 1", 1) + LOST.format("several", 1),
+    "one too many, and a deleted document": EXTRA.format("one 1", 1)
+    + "UPDATE documents SET deleted = 1 WHERE doc_id = 'one 2';",
+    "in the middle": LOST.format("several", 1),
+    "at the end": LOST.format("several", 2),
+    "shifted": "UPDATE chunks SET ordinal = 7 WHERE doc_id = 'several' AND ordinal = 1;",
+    "given to another": "UPDATE chunks SET doc_id = 'one 1', ordinal = 1 WHERE doc_id = 'one 2';",
+    "of nobody": EXTRA.format("nobody", 0),
+    "of nobody, another lost": EXTRA.format("nobody", 0) + LOST.format("one 1", 0),
+    "fewer due": "UPDATE documents SET chunk_count = 1 WHERE doc_id = 'several';",
+    "more due": "UPDATE documents SET chunk_count = 2 WHERE doc_id = 'one 1';" + EXTRA.format("one 1", 1),
+    "none due": "UPDATE documents SET chunk_count = 0 WHERE doc_id = 'one 1';",
+    "vector lost": "DELETE FROM vectors_8 WHERE rowid = (SELECT chunk_id FROM chunks WHERE doc_id = 'one 1');",
+}
+
+
+@pytest.mark.parametrize("damage", SILENT)
+@pytest.mark.parametrize("size", [1, 2, 100])
+async def test_completeness_is_counted_exactly(damage: str, size: int, tmp_path: Path) -> None:
+    """Whatever happens to chunks without a trigger that tells: what a scan calls damaged has no summary in a range.
+
+    Nor has it one if as many chunks are lost elsewhere in the range as there are too many. Control: "nothing".
+    """
+    path = tmp_path / "s.db"
+    async with OPENERS["vector"](path, create=True) as store:
+        documents = [make_document(doc_id, "short") for doc_id in ("one 1", "one 2", "one 3", "two 4")]
+        await put(store, *documents, make_document("several", "long enough for three chunks. " * 3))
+        triggers = [name for (name,) in sql(path, "SELECT name FROM sqlite_schema WHERE type = 'trigger'")]
+        counts = dict(sql(path, "SELECT doc_id, count(*) FROM chunks GROUP BY doc_id"))
+        assert 1 == counts["one 1"]
+        assert counts["several"] >= 3
+        sql(path, *(f"DROP TRIGGER {name}" for name in triggers), *filter(None, SILENT[damage].split(";")))
+        shown = dict(await scan(store))
+        assert (damage in {"nothing", "of nobody"}) == all(view.intact for view in shown.values())
+        async with store.open_ranges() as held:
+            after = None
+            found = {}
+            while some := await held.ranges(after, size, 1):
+                ((bound, digest),) = some
+                part = dict(await listed(held, after, bound))
+                assert digest.odd == [*part.values()].count("")
+                found.update(part)
+                after = bound
+        assert found == {doc_id: summarize(view, store.traits) if view.intact else "" for doc_id, view in shown.items()}

@@ -76,6 +76,21 @@ class Put:
     revision: int
 
 
+@attrs.frozen(kw_only=True)
+class Wholeness:
+    """A way to find the live copies of a range, in ``documents AS d``, that have all their parts."""
+
+    condition: str
+    """Holds for these."""
+    join: str = ""
+    """What the condition needs besides; it neither adds nor drops rows."""
+    proof: str | None = None
+    """An aggregate over the range, without which, or if a copy was not found whole, nothing is known of any.
+
+    It has ``{bound}`` where the end of the range goes, as a condition on the table ``x``.
+    """
+
+
 class Layout(abc.ABC):
     """What one kind of store keeps in its tables, and how to look at it. Each statement binds by name.
 
@@ -105,11 +120,10 @@ class Layout(abc.ABC):
         """Take away all rows of the documents in a JSON array."""
 
     @abc.abstractmethod
-    def whole(self, connection: apsw.Connection) -> tuple[str, str]:
-        """A JOIN to ``documents AS d``, and the condition for a live copy with all its parts, of the embedding in use.
+    def whole(self, connection: apsw.Connection) -> Sequence[Wholeness]:
+        """Ways to find the live copies that have all their parts, of the embedding in use; the last one is exact.
 
-        The JOIN, which may be empty, neither adds nor drops rows. The condition holds for no copy of which `columns`
-        says anything else.
+        None of them finds a copy whole of which `columns` says anything else.
         """
 
     def visible(self) -> str:

@@ -16,7 +16,7 @@ import attrs
 
 from trio_repair import Observation, RangeDigest, RangeListing, StoreUnavailable
 
-from ._layout import Layout
+from ._layout import Layout, Wholeness
 from ._sqlite import Session
 
 _PAGE_DOCUMENTS: Final = 1000
@@ -32,9 +32,10 @@ _NTH: Final = (
 # The order is that of the index, which is asked for by name. `note_odd()` counts and gives '': it is called for copies
 # that are not whole only, while a second aggregate would find out about each document twice.
 _ENTRIES: Final = (
-    "SELECT count(*), CAST(group_concat(d.doc_id || char(0) || CASE WHEN {deleted} THEN 't' || ifnull(d.number, '')"
+    "SELECT count(*), {proof}, CAST(group_concat("
+    "d.doc_id || char(0) || CASE WHEN {deleted} THEN 't' || ifnull(d.number, '')"
     " WHEN d.digest > '' AND {whole} THEN d.digest || ' ' || ifnull(d.number, '') ELSE note_odd() END, char(0))"
-    " || char(0) AS BLOB) FROM documents AS d INDEXED BY sqlite_autoindex_documents_1 {parts}"
+    " || char(0) AS BLOB) FROM documents AS d INDEXED BY sqlite_autoindex_documents_1 {join}"
     " WHERE d.doc_id > :after{bound} AND {visible}"
 )
 _PLAIN: Final = "instr(d.digest, char(0)) = 0"
@@ -62,8 +63,8 @@ class _Held:
         return self.entries.count(0) == 2 * self.digest.count
 
 
-def _bound(bound: str | None) -> str:
-    return "" if bound is None else " AND d.doc_id <= :bound"
+def _bound(bound: str | None, table: str = "d") -> str:
+    return "" if bound is None else f" AND {table}.doc_id <= :bound"
 
 
 class SqliteRanges:
@@ -76,7 +77,7 @@ class SqliteRanges:
         # The entries of the last ranges, by their bounds, since a listing is asked for soon or never.
         self._kept: OrderedDict[tuple[str | None, str | None], _Held] = OrderedDict()
         self._kept_bytes = 0
-        self._whole: tuple[str, str] | None = None
+        self._ways: Sequence[Wholeness] = ()
         self._odd = 0
 
     async def ranges(self, after: str | None, size: int, count: int) -> Sequence[tuple[str, RangeDigest]]:
@@ -182,23 +183,29 @@ class SqliteRanges:
 
     def _read(self, after: str | None, bound: str | None, *, doubtful: bool = False) -> _Held:
         """All documents of a range that has so few of them."""
-        layout = self._layout
-        if self._whole is None:
+        if not self._ways:
             self._reader.create_scalar_function("note_odd", self._note_odd, 0)
-            self._whole = layout.whole(self._reader)
-        parts, whole = self._whole
-        sql = _ENTRIES.format(
-            deleted="d.deleted" if layout.keeps_tombstones else "FALSE",
-            whole=f"{_PLAIN} AND {whole}" if doubtful else whole,
-            parts=parts,
-            bound=_bound(bound),
-            visible=layout.visible(),
-        )
-        self._odd = 0
-        count, entries = self._reader.execute(sql, self._bindings(after, bound)).get
+            self._ways = self._layout.whole(self._reader)
+        for way in self._ways:
+            self._odd = 0
+            sql = self._sql(way, bound, doubtful=doubtful)
+            count, proven, entries = self._reader.execute(sql, self._bindings(after, bound)).get
+            if way.proof is None or (proven and not self._odd):
+                break
         entries = b"" if entries is None else entries
         self._check_ids(entries)
         return _Held(RangeDigest(count=count, odd=self._odd, digest=hashlib.sha256(entries).digest()), entries)
+
+    def _sql(self, way: Wholeness, bound: str | None, *, doubtful: bool) -> str:
+        layout = self._layout
+        return _ENTRIES.format(
+            proof="NULL" if way.proof is None else way.proof.format(bound=_bound(bound, "x")),
+            deleted="d.deleted" if layout.keeps_tombstones else "FALSE",
+            whole=f"{_PLAIN} AND {way.condition}" if doubtful else way.condition,
+            join=way.join,
+            bound=_bound(bound),
+            visible=layout.visible(),
+        )
 
     def _bindings(self, after: str | None, bound: str | None) -> dict[str, Any]:
         return {"after": "" if after is None else after, "bound": bound, "now": self._layout.clock()}

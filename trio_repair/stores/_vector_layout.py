@@ -25,6 +25,7 @@ from ._layout import (
     SQL_NOW,
     Layout,
     Put,
+    Wholeness,
     insert_rows,
     revision_triggers,
 )
@@ -141,19 +142,37 @@ class VectorLayout(Layout):
             f" {needed} THEN d.metadata END AS metadata"
         )
 
-    def whole(self, connection: apsw.Connection) -> tuple[str, str]:
+    def whole(self, connection: apsw.Connection) -> Sequence[Wholeness]:
         identity = self.identity
         wanted = (("model", identity.model), ("dimension", identity.dimension), ("chunking", identity.chunking))
         same = " AND ".join(f"d.{name} = {apsw.format_sql_value(value)}" for name, value in wanted)
         if identity.dimension not in dimensions(connection):
-            return "", "FALSE"
+            return [Wholeness(condition="FALSE")]
+        vectors = f"vectors_{identity.dimension}_rowids"
         # Ordinals are distinct and not negative, so that as many of them as there should be, all below that number,
         # are all of them. One aggregate, because each costs half as much as the search for the chunks.
-        return "", (
-            f"d.proven AND {same} AND (SELECT sum(CASE WHEN v.rowid IS NOT NULL AND c.ordinal < d.chunk_count THEN 1"
-            f" ELSE -1e9 END) FROM chunks AS c LEFT JOIN vectors_{identity.dimension}_rowids AS v"
-            " ON v.rowid = c.chunk_id WHERE c.doc_id = d.doc_id) = d.chunk_count"
+        exactly = (
+            "(SELECT sum(CASE WHEN w.rowid IS NOT NULL AND k.ordinal < d.chunk_count THEN 1 ELSE -1e9 END)"
+            f" FROM chunks AS k LEFT JOIN {vectors} AS w ON w.rowid = k.chunk_id WHERE k.doc_id = d.doc_id)"
+            " = d.chunk_count"
         )
+        # Many documents have one chunk. To see that it is there takes no aggregate. To see that there is no other one,
+        # all are counted at once: where no copy lacks a chunk, as many as there should be means that none is too many.
+        one = (
+            f"LEFT JOIN chunks AS c ON c.doc_id = d.doc_id AND c.ordinal = d.chunk_count - 1"
+            f" LEFT JOIN {vectors} AS v ON v.rowid = c.chunk_id"
+        )
+        due = "sum(CASE d.deleted WHEN 0 THEN d.chunk_count ELSE 0 END)"
+        return [
+            Wholeness(
+                join=one,
+                condition=(
+                    f"d.proven AND {same} AND CASE d.chunk_count WHEN 1 THEN v.rowid IS NOT NULL ELSE {exactly} END"
+                ),
+                proof=f"{due} = (SELECT count(*) FROM chunks AS x WHERE x.doc_id > :after{{bound}})",
+            ),
+            Wholeness(condition=f"d.proven AND {same} AND {exactly}"),
+        ]
 
     def text(self, raw: Any) -> str | None:
         return None if raw is None else rebuild_text(json.loads(raw))
