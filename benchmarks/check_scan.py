@@ -12,6 +12,7 @@ import tempfile
 import tracemalloc
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import apsw
 import trio
