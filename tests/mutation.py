@@ -26,6 +26,7 @@ WORK = TOP / ".mutation"
 TESTS: dict[str, tuple[str, ...]] = {
     "_divergence": ("test_divergence",),
     "_summary": ("test_summary",),
+    "_ranges": ("test_ranges",),
     "_plan": ("test_planning",),
     "_planning": ("test_planning",),
     "_backoff": ("test_backoff",),

@@ -16,7 +16,7 @@ from decision_states import LIVE, TOMBSTONES, TRAITS, VECTOR_STATES, all_states,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_repair import _check, _merge
+from trio_repair import _check, _lanes, _ranges
 from trio_repair._check import ChangeCounts, Checking, check, count_changes
 from trio_repair._config import AutoRepairConfig
 from trio_repair._divergence import Divergence, DivergenceKind, diagnose
@@ -29,9 +29,9 @@ from trio_repair._errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from trio_repair._merge import StoreReader
+from trio_repair._lanes import StoreReader
 from trio_repair._model import Document, DocumentVersion, SyncStrategy
-from trio_repair._views import EmbeddingIdentity, Observation, Presence, StoreTraits
+from trio_repair._views import EmbeddingIdentity, Observation, Presence, RangeDigest, StoreTraits
 from trio_repair.abc import ScanPage, Stores
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import make_document
@@ -306,13 +306,16 @@ def test_check_finds_what_diagnose_finds(
     in_virtual_time(run)
 
 
-def compared(views: Mapping[str, Observation], traits: Mapping[str, StoreTraits]) -> list[tuple[str, str | None]]:
-    """What the comparison of a window with one document suspects."""
-    slices = {}
-    for name, view in views.items():
-        page = _merge._Listed([] if view.presence is Presence.ABSENT else [("doc", view)], traits[name])
-        slices[name] = _merge.Slice(StoreReader(name, MemoryStore(name), 3.0), page, page.ids, page.summaries)
-    return _merge.Window(slices, "doc").compare()[1]
+def compared(views: Mapping[str, Observation], traits: Mapping[str, StoreTraits]) -> Sequence[str]:
+    """What the comparison of a range with one document suspects: of its digests first, and then of its entries."""
+    entries = {
+        name: b"" if view.presence is Presence.ABSENT else _ranges.entry("doc", view, traits[name])
+        for name, view in views.items()
+    }
+    suspects = _ranges.compare(entries, None, None).suspects
+    if _ranges.agree({name: RangeDigest.of(held) for name, held in entries.items()}):
+        assert not suspects
+    return suspects
 
 
 def errors_of_the_comparison(traits: Mapping[str, StoreTraits] = TRAITS) -> int:
@@ -330,7 +333,7 @@ def test_comparing_summaries_stops_all_that_is_divergent(monkeypatch: pytest.Mon
     for name in TRAITS:
         assert 0 == errors_of_the_comparison({**TRAITS, name: attrs.evolve(TRAITS[name], embedding=OTHER_MODEL)})
 
-    monkeypatch.setattr(_merge, "summarize", lambda view, traits: str(view.version.number))
+    monkeypatch.setattr(_ranges, "summarize", lambda view, traits: str(view.version.number))
     assert 0 < errors_of_the_comparison()
 
 
@@ -358,7 +361,7 @@ async def write_for_ever(world: Trio, pause: float) -> None:
 
 
 def check_beside_a_writer(settle: float) -> dict[str, set[str]]:
-    """What a check with this `settle` finds beside a writer that takes 10 ms from store to store."""
+    """What a check with this `settle` finds beside a writer that takes 50 ms from store to store."""
     world = Trio(max_batch=16)
     world.fill(200)
     world.put("really-missing", into="t")
@@ -372,7 +375,7 @@ def check_beside_a_writer(settle: float) -> dict[str, set[str]]:
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(write_for_ever, world, 0.01)
+            nursery.start_soon(write_for_ever, world, 0.05)
             seen.update(await found(stores, AutoRepairConfig(settle=settle)))
             nursery.cancel_scope.cancel()
 
@@ -972,6 +975,20 @@ def test_counts_are_what_the_plans_say() -> None:
     )
 
 
+def test_counting_tells_how_far_it_is() -> None:
+    """The number of documents counted so far goes up to that of all of them, page by page."""
+    world = Trio(max_batch=10)
+    world.fill(95)
+    told: list[int] = []
+
+    async def run() -> None:
+        result = await count_changes(world.stores, TEXT, on_progress=told.append)
+        assert 95 == result.documents
+
+    in_virtual_time(run)
+    assert [*range(10, 100, 10), 95, 95] == told
+
+
 def test_an_emptied_text_store_is_no_mass_delete() -> None:
     """With missing_source="delete", an emptied source of truth trips max_deletes. Control: refused documents do not."""
     world = Trio()
@@ -1033,7 +1050,7 @@ def test_reader_keeps_a_late_answer_out() -> None:
 
     async def run() -> None:
         reader = StoreReader("vector", Late(MemoryStore("vector")), 3.0)
-        with pytest.raises(_merge.StoreFailed, match="vector store: did not answer within 3 s"):
+        with pytest.raises(_lanes.StoreFailed, match="vector store: did not answer within 3 s"):
             await reader.observe(["doc"])
 
     in_virtual_time(run)

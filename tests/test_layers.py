@@ -17,7 +17,7 @@ PACKAGE = Path(trio_repair.__file__).parent
 LAYERS: dict[int, set[str]] = {
     0: {"_enums", "_model", "_views", "_events", "_errors", "_config"},
     1: {"abc"},
-    2: {"_divergence", "_summary", "_plan", "_planning", "_backoff", "_clock"},
+    2: {"_divergence", "_summary", "_ranges", "_plan", "_planning", "_backoff", "_clock"},
     3: {
         "_timetable",
         "_breaker",
@@ -38,7 +38,7 @@ LAYERS: dict[int, set[str]] = {
         "_verdict",
         "_streaming",
     },
-    4: {"_engine", "_supervisor", "_check", "_merge"},
+    4: {"_engine", "_supervisor", "_check", "_merge", "_lanes"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 EDGES = {"stores", "embedding", "instrumentation", "testing", "cli", "demo"}

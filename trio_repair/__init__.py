@@ -12,10 +12,10 @@ Layers, each importing only downward:
 
     0  model        _model _views _events _errors _enums _config
     1  seams        abc
-    2  decisions    _divergence _summary _plan _planning _backoff _clock         pure, synchronous, without Trio
+    2  decisions    _divergence _summary _ranges _plan _planning _backoff _clock pure, synchronous, without Trio
     3  mechanisms   _timetable _breaker _suspects _stepping _requests _waiting _store_call _batching
                     _progress _ticket _queue _active _limits _verdict _telling _execution _cache_repair _streaming
-    4  engine       _engine _supervisor _check _merge
+    4  engine       _engine _supervisor _check _merge _lanes
     5  edges        stores embedding instrumentation testing cli demo   they use the public surface only
 """
 
@@ -65,6 +65,8 @@ from ._views import (
     Observation,
     Prepared,
     Presence,
+    RangeDigest,
+    RangeListing,
     Removal,
     StoredDocument,
     StoreTraits,
@@ -109,6 +111,8 @@ __all__ = [
     "Policy",
     "Prepared",
     "Presence",
+    "RangeDigest",
+    "RangeListing",
     "ReceiptStep",
     "Removal",
     "RepairExecutionEngine",

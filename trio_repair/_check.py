@@ -15,7 +15,8 @@ import trio
 from ._config import AutoRepairConfig
 from ._divergence import CRITICAL_STORES, Divergence, DivergenceKind, diagnose
 from ._errors import MassChangeRefused, TrioRepairError
-from ._merge import StoreReader, Window, merge_scans, report_failures
+from ._lanes import StoreReader
+from ._merge import Window, merge_ranges, report_failures
 from ._model import SyncStrategy, check_doc_id
 from ._planning import CacheStep, PlanAction, Policy, plan_repair
 from ._views import Observation, Presence
@@ -93,8 +94,8 @@ class Checking:
 
         # Ordered by `seen`: new suspects and those to be looked at once more both go to the end.
         self._suspects: deque[_Suspect] = deque()
-        # Every suspect that is neither dropped nor in the caller's hands, with the document scanned just before it;
-        # in ascending order of id, as they were scanned.
+        # Every suspect that is neither dropped nor in the caller's hands, with an id up to which, without those that
+        # are in here, nothing is left to do; in ascending order of id, as they were scanned.
         self._open: dict[str, str | None] = {}
         # Keeps `_suspects`, with the batch that is being looked at, within MAX_SUSPECTS.
         self._room = trio.Semaphore(MAX_SUSPECTS, max_value=MAX_SUSPECTS)
@@ -153,16 +154,14 @@ class Checking:
     async def _look(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._confirm)
-            await merge_scans(self._readers, self._suspect, after=self._after)
+            await merge_ranges(self._readers, self._suspect, after=self._after)
             self._scanned = True
             self._news.set()
 
     async def _suspect(self, window: Window) -> None:
         """Note the documents of one window that may diverge."""
-        before = self._scanned_to
-        documents, suspects = window.compare()
-        looked = await window.look([doc_id for doc_id, _ in suspects])
-        for doc_id, previous in suspects:
+        looked = await window.look()
+        for doc_id, previous in window.suspects:
             views = looked[doc_id]
             if diagnose(doc_id, views, self._traits) is None:
                 continue
@@ -170,11 +169,11 @@ class Checking:
                 self._room.acquire_nowait()
             except trio.WouldBlock:
                 await self._room.acquire()
-            self._open[doc_id] = before if previous is None else previous
+            self._open[doc_id] = previous
             state = tuple(_state(views[reader.role]) for reader in self._readers)
             self._suspects.append(_Suspect(doc_id, state, seen=trio.current_time()))
             self._news.set()
-        self._documents += documents
+        self._documents += window.documents
         self._scanned_to = window.bound
 
     async def _confirm(self) -> None:
@@ -328,6 +327,7 @@ async def count_changes(
     config: AutoRepairConfig | None = None,
     *,
     now: Callable[[], float] = time.time,
+    on_progress: Callable[[int], object] | None = None,
 ) -> ChangeCounts:
     """Count what a repair of everything would do, by one scan of all stores. Nothing is written.
 
@@ -338,6 +338,7 @@ async def count_changes(
         strategy: which copy the repair would believe.
         config: the settings that the repair would have. None: the defaults.
         now: the wall clock in Unix seconds, for hybrid-logical-clock numbers.
+        on_progress: called now and then with the number of documents counted so far.
 
     Raises:
         CheckIncomplete: a store could not be read to the end.
@@ -350,9 +351,8 @@ async def count_changes(
     counts: Counter[str] = Counter()
 
     async def count(window: Window) -> None:
-        documents, suspects = window.compare()
-        counts["documents"] += documents
-        for doc_id, views in (await window.look([doc_id for doc_id, _ in suspects])).items():
+        counts["documents"] += window.documents
+        for doc_id, views in (await window.look()).items():
             if diagnose(doc_id, views, policy.traits) is None:
                 continue
             plan = plan_repair(doc_id, views, strategy, policy, now=now())
@@ -365,9 +365,11 @@ async def count_changes(
                 plan.action is PlanAction.DELETE
                 and any(views[write.store].presence is Presence.LIVE for write in plan.writes)
             )
+        if on_progress is not None:
+            on_progress(counts["documents"])
 
     readers = [StoreReader(name, store, config.store_call_timeout) for name, store in stores.by_name.items()]
-    await report_failures(lambda: merge_scans(readers, count, after=None))
+    await report_failures(lambda: merge_ranges(readers, count, after=None))
     return ChangeCounts(
         documents=counts["documents"],
         divergent=counts["divergent"],

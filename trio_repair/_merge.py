@@ -1,280 +1,315 @@
-"""Read several stores side by side, in order of document id, in memory bounded by two pages for each store.
+"""Compare several stores side by side, in order of document id, in memory bounded by a few pages for each store.
 
-The scans are opened together, each a snapshot of its store, and each is read one page ahead by a task of its own.
+The text store leads: it cuts its documents into ranges, and the others say what they hold of the same ranges. Where all
+digests agree, that is all. Where they do not, the entries of the range are listed and compared. Snapshots of all stores
+are opened together; all stores work at once, and the next ranges are being read while the last ones are compared.
 """
 
 from __future__ import annotations
 
-import math
-import operator
-from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from typing import Final
 
 import attrs
 import trio
 
-from ._errors import CheckIncomplete, StoreError, StoreMisbehaved, StoreUnavailable
-from ._summary import ODD, summarize
-from ._views import Observation, Presence, StoreTraits
-from .abc import ScanPage, Store, SummarizingStore, SummaryPage
+from ._errors import CheckIncomplete, StoreMisbehaved
+from ._lanes import Answer, Lane, StoreFailed, StoreReader
+from ._ranges import BadEntries, Found, Record, agree, check_entries, compare, joined, take
+from ._views import Observation, RangeDigest, RangeListing
 
-_A = TypeVar("_A")
+RANGE_SIZE: Final = 1000
+"""Documents in a range. Fewer cost more statements, more make it likelier that stores differ somewhere in it."""
 
-ABSENT: Final = Observation(presence=Presence.ABSENT, token="")
-"""What a scan says of a document by passing over it. The token is none of a store's, so it fences nothing."""
+RANGES_AT_ONCE: Final = 4
+"""Ranges for one call, because going to a store's thread and back costs as much as a hundred documents."""
 
+LOOKS: Final = 1000
+"""How many documents one look names."""
 
-class StoreFailed(Exception):
-    """A store could not be read. Internal: `report_failures` turns it into what callers see."""
-
-    def __init__(self, role: str, error: StoreError) -> None:
-        super().__init__(f"{role} store: {error.problem}")
-        self.role = role
-        self.error = error
-
-
-@attrs.define(eq=False)
-class StoreReader:
-    """Calls one store: never more at once than it allows, and none for longer than `timeout` seconds."""
-
-    role: str
-    store: Store
-    timeout: float
-    _gate: trio.Semaphore = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._gate = trio.Semaphore(self.store.traits.max_calls)
-
-    async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
-        """Look at documents again.
-
-        Raises:
-            StoreFailed: the call failed, took too long, or gave too few or too many answers.
-        """
-        return await self._answers(self.store.observe, doc_ids)
-
-    async def look(self, page: SummaryPage, doc_ids: Sequence[str]) -> Sequence[Observation]:
-        """Look at documents of a page, in the snapshot that it is of.
-
-        Raises:
-            StoreFailed: the call failed, took too long, or gave too few or too many answers.
-        """
-        return await self._answers(page.look, doc_ids)
-
-    async def _answers(
-        self, call: Callable[[Sequence[str]], Awaitable[Sequence[_A]]], doc_ids: Sequence[str]
-    ) -> Sequence[_A]:
-        answers: Sequence[_A] = ()
-        async with self._gate:
-            with self._translated(), trio.move_on_after(self.timeout) as scope:
-                answers = await call(doc_ids)
-        self._check_in_time(scope)
-        if len(answers) != len(doc_ids):
-            raise self._misbehaved(f"a look gave {len(answers)} answers for {len(doc_ids)} documents")
-        return answers
-
-    async def pump(self, after: str | None, pages: trio.MemorySendChannel[SummaryPage], finished: trio.Event) -> None:
-        """Scan the store into `pages`, with an empty page at the end.
-
-        The channel is left open: a scan that fails must not look like one that has come to its end.
-
-        Raises:
-            StoreFailed: a call failed or took too long, or the scan is not in strictly ascending order.
-        """
-        # One scope around it all, whose deadline is set for each call: a scope around the opening alone would have
-        # to be left before the scopes and nurseries that the store opens in there.
-        with self._translated(), trio.CancelScope() as scope:
-            async with AsyncExitStack() as stack:
-                async with self._timed_call(scope):
-                    store = self.store
-                    summarizing = isinstance(store, SummarizingStore)
-                    opened: AbstractAsyncContextManager[AsyncIterator[Any]] = (
-                        store.open_summaries(after) if isinstance(store, SummarizingStore) else store.open_scan(after)
-                    )
-                    scan = aiter(await stack.enter_async_context(opened))
-                last = after
-                while True:
-                    async with self._timed_call(scope):
-                        page = await anext(scan, None)
-                    if page is None:
-                        break
-                    page = page if summarizing else _Listed(page, store.traits)
-                    if page.ids:
-                        last = self._check_order(page.ids, last)
-                        await pages.send(page)
-                await pages.send(_Listed((), store.traits))
-                # Its pages may be looked at until all have been compared.
-                await finished.wait()
-                scope.deadline = trio.current_time() + self.timeout
-            scope.deadline = math.inf
-        self._check_in_time(scope)
-
-    @asynccontextmanager
-    async def _timed_call(self, scope: trio.CancelScope) -> AsyncGenerator[None, None]:
-        async with self._gate:
-            scope.deadline = trio.current_time() + self.timeout
-            try:
-                yield
-            finally:
-                scope.deadline = math.inf
-
-    @contextmanager
-    def _translated(self) -> Generator[None, None, None]:
-        try:
-            yield
-        except StoreFailed:
-            raise
-        except StoreError as error:
-            raise StoreFailed(self.role, error) from error
-        except Exception as error:
-            # The message of a foreign exception may quote the document: only its type is safe to show.
-            problem = f"failed with {type(error).__name__}; see the cause"
-            raise StoreFailed(self.role, StoreUnavailable(self.role, problem)) from error
-
-    def _check_in_time(self, scope: trio.CancelScope) -> None:
-        if scope.cancelled_caught:
-            problem = f"did not answer within {self.timeout:g} s (store_call_timeout)"
-            raise StoreFailed(self.role, StoreUnavailable(self.role, problem))
-
-    def _check_order(self, ids: Sequence[str], last: str | None) -> str:
-        if any(map(operator.ge, ids, ids[1:])) or (last is not None and ids[0] <= last):
-            raise self._misbehaved("its scan is not in strictly ascending byte order of doc_id")
-        return ids[-1]
-
-    def _misbehaved(self, problem: str) -> StoreFailed:
-        return StoreFailed(self.role, StoreMisbehaved(self.role, problem))
-
-
-class _Listed:
-    """A page of observations, summarized here: for stores that do not do it themselves."""
-
-    def __init__(self, page: ScanPage, traits: StoreTraits) -> None:
-        self._views = dict(page)
-        self.ids: Sequence[str] = [doc_id for doc_id, _ in page]
-        self.summaries: Sequence[str] = [summarize(view, traits) for _, view in page]
-
-    async def look(self, doc_ids: Sequence[str]) -> Sequence[Observation]:
-        return [self._views[doc_id] for doc_id in doc_ids]
-
-
-@attrs.frozen
-class Slice:
-    """What one store holds of the documents of one range of ids."""
-
-    reader: StoreReader
-    page: SummaryPage
-    ids: Sequence[str]
-    summaries: Sequence[str]
-
-    async def look(self, doc_ids: Sequence[str]) -> dict[str, Observation]:
-        """What it holds of these, whose ids are among its own."""
-        answers = await self.reader.look(self.page, doc_ids) if doc_ids else ()
-        return dict(zip(doc_ids, answers, strict=True))
+GATHERING: Final = 0.1
+"""Seconds for which suspects are gathered, so that one look takes many; what was found is counted no later."""
 
 
 @attrs.frozen
 class Window:
-    """What all stores hold of the documents of one range of ids. No document is in two windows."""
+    """What was found in the documents of one range of ids. No document is in two windows."""
 
-    slices: Mapping[str, Slice]
-    bound: str
-    """The last id that it covers."""
+    documents: int
+    suspects: Sequence[tuple[str, str | None]]
+    """Those on which the stores may disagree, each with an id up to which, without it, nothing is left to look at."""
+    bound: str | None
+    """The last id that it covers; None if it covers nothing."""
+    lanes: Mapping[str, Lane]
 
-    def compare(self) -> tuple[int, list[tuple[str, str | None]]]:
-        """How many documents there are, and those on which the stores may disagree, each with the id before it.
-
-        This is the hot loop of a check. What it calls equal, `diagnose` does too; `test_check.py` compares them.
-        """
-        text, vector, cache = self.slices["text"], self.slices["vector"], self.slices.get("cache")
-        odd: set[str] = set()
-        copies: set[tuple[str, str]] | None = None
-        if text.ids != vector.ids or text.summaries != vector.summaries:
-            copies = set(zip(text.ids, text.summaries, strict=True))
-            others = zip(vector.ids, vector.summaries, strict=True)
-            odd.update(doc_id for doc_id, _ in copies.symmetric_difference(others))
-        for one in self.slices.values():
-            if ODD in one.summaries:
-                odd.update(doc_id for doc_id, summary in zip(one.ids, one.summaries, strict=True) if summary == ODD)
-        if cache is not None and (cache.ids != text.ids or cache.summaries != text.summaries):
-            copies = set(zip(text.ids, text.summaries, strict=True)) if copies is None else copies
-            odd.update(doc_id for doc_id, _ in set(zip(cache.ids, cache.summaries, strict=True)).difference(copies))
-        if not odd:
-            # Whatever is in the vector store and the cache is in the text store too.
-            return len(text.ids), []
-        ids = sorted({doc_id for one in self.slices.values() for doc_id in one.ids})
-        before = zip(ids, [None, *ids[:-1]], strict=True)
-        return len(ids), [(doc_id, previous) for doc_id, previous in before if doc_id in odd]
-
-    async def look(self, doc_ids: Sequence[str]) -> dict[str, dict[str, Observation]]:
-        """For each of these documents, by role, what each store holds."""
-        views: dict[str, dict[str, Observation]] = {doc_id: {} for doc_id in doc_ids}
-        for role, one in self.slices.items():
-            held = set(one.ids).intersection(doc_ids)
-            found = await one.look([doc_id for doc_id in doc_ids if doc_id in held])
-            for doc_id, view in views.items():
-                view[role] = found.get(doc_id, ABSENT)
+    async def look(self) -> dict[str, dict[str, Observation]]:
+        """For each suspect, by role, what each store holds."""
+        views: dict[str, dict[str, Observation]] = {doc_id: {} for doc_id, _ in self.suspects}
+        ids = list(views)
+        for start in range(0, len(ids), LOOKS):
+            some = ids[start : start + LOOKS]
+            looks = {role: lane.look(some) for role, lane in self.lanes.items()}
+            for role, look in looks.items():
+                answers = await look.get()
+                self.lanes[role].reader.check_answers("look", answers, some)
+                for doc_id, answer in zip(some, answers, strict=True):
+                    views[doc_id][role] = answer
         return views
 
 
-@attrs.define
-class _Lane:
-    """The page that one store's scan has come to. `start` is the first entry that no window has taken."""
+@attrs.frozen
+class _Step:
+    """Consecutive ranges. What the others hold of them is being asked."""
 
-    reader: StoreReader
-    pages: trio.MemoryReceiveChannel[SummaryPage]
-    page: SummaryPage
-    start: int = 0
-    ended: bool = False
-
-    async def fill(self) -> None:
-        """Have an entry to give, unless the scan has ended."""
-        if self.start < len(self.page.ids) or self.ended:
-            return
-        self.page = await self.pages.receive()
-        self.start = 0
-        self.ended = not self.page.ids
-
-    def take(self, bound: str) -> Slice:
-        """What the store holds up to and including `bound`."""
-        page, start = self.page, self.start
-        self.start = end = bisect_right(page.ids, bound, lo=start)
-        if start == 0 and end == len(page.ids):
-            return Slice(self.reader, page, page.ids, page.summaries)
-        return Slice(self.reader, page, page.ids[start:end], page.summaries[start:end])
+    after: str | None
+    bounds: Sequence[str | None]
+    text: Sequence[RangeDigest]
+    others: Mapping[str, Answer[Sequence[RangeDigest | None]]]
 
 
-async def merge_scans(
+async def merge_ranges(
     readers: Sequence[StoreReader],
     handle: Callable[[Window], Awaitable[None]],
     *,
     after: str | None,
 ) -> None:
-    """Scan all stores and hand over window by window, in ascending order.
+    """Compare all documents with ids > `after`, and hand over window by window, in ascending order.
 
     Raises:
-        StoreFailed: a store could not be read; in an ExceptionGroup. The scans of all stores are closed.
+        StoreFailed: a store could not be read; in an ExceptionGroup. The snapshots of all stores are closed.
 
-    **If cancelled:** the scans are closed; nothing has changed.
+    **If cancelled:** the snapshots are closed; nothing has changed.
     """
     async with trio.open_nursery() as nursery:
-        lanes: dict[str, _Lane] = {}
-        finished = trio.Event()
-        for reader in readers:
-            send, receive = trio.open_memory_channel[SummaryPage](0)
-            lanes[reader.role] = _Lane(reader, receive, _Listed((), reader.store.traits))
-            nursery.start_soon(reader.pump, after, send, finished)
+        lanes = {reader.role: Lane(reader) for reader in readers}
+        for lane in lanes.values():
+            nursery.start_soon(lane.run, after)
+        send, steps = trio.open_memory_channel[_Step](1)
+        nursery.start_soon(_lead, lanes, after, send)
+        merge = _Merge(lanes, handle, after)
+        async with steps:
+            async for step in steps:
+                await merge.compare(step)
+        for lane in lanes.values():
+            lane.finish()
+
+
+async def _lead(lanes: Mapping[str, Lane], after: str | None, steps: trio.MemorySendChannel[_Step]) -> None:
+    """Cut ranges, and have the others read them; as far ahead of the comparison as the channel is long."""
+    leader = lanes["text"]
+    others = {role: lane for role, lane in lanes.items() if lane is not leader}
+    # What is scanned is kept until it has been compared, so less is read ahead.
+    count = RANGES_AT_ONCE if all(lane.ranged for lane in lanes.values()) else 1
+    async with steps:
         while True:
-            for lane in lanes.values():
-                await lane.fill()
-            ends = [lane.page.ids[-1] for lane in lanes.values() if not lane.ended]
-            if not ends:
-                finished.set()
-                break
-            # Up to the smallest last id, every store has said all that it holds.
-            bound = min(ends)
-            await handle(Window({role: lane.take(bound) for role, lane in lanes.items()}, bound))
+            found = await leader.ranges(after, RANGE_SIZE, count)
+            # Behind its last document, the others may hold more.
+            bounds: Sequence[str | None] = [bound for bound, _ in found] or [None]
+            text = [digest for _, digest in found] or [RangeDigest.of(b"")]
+            asked = {role: lane.digests(after, bounds, RANGE_SIZE) for role, lane in others.items()}
+            await steps.send(_Step(after, bounds, text, asked))
+            if not found:
+                return
+            after = bounds[-1]
+
+
+@attrs.frozen
+class _Range:
+    """A range, and by role what is known of it."""
+
+    after: str | None
+    bound: str | None
+    digests: Mapping[str, RangeDigest | None]
+
+    @property
+    def text(self) -> RangeDigest:
+        """What the text store holds of it."""
+        digest = self.digests["text"]
+        assert digest is not None
+        return digest
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every store gave a digest."""
+        return None not in self.digests.values()
+
+    @property
+    def to_list(self) -> Sequence[str]:
+        """The stores whose entries must be seen. The others hold nothing, or what the text store holds."""
+        return [
+            role
+            for role, digest in self.digests.items()
+            if digest is None or (digest.count > 0 and (role == "text" or digest != self.text))
+        ]
+
+    @property
+    def odd(self) -> Collection[str]:
+        """The stores that may hold copies that have to be looked at."""
+        return [role for role, digest in self.digests.items() if digest is None or digest.odd]
+
+    def completed(self, entries: dict[str, bytes]) -> dict[str, bytes]:
+        """The entries of all stores, from those of `to_list`."""
+        for role, digest in self.digests.items():
+            if role not in entries:
+                entries[role] = entries["text"] if digest is not None and digest.count else b""
+        return entries
+
+
+class _Merge:
+    """Gathers what comparisons find, until there is enough for one look."""
+
+    def __init__(
+        self, lanes: Mapping[str, Lane], handle: Callable[[Window], Awaitable[None]], after: str | None
+    ) -> None:
+        self._lanes = lanes
+        self._handle = handle
+        self._bound = after
+        self._documents = 0
+        self._suspects: list[tuple[str, str | None]] = []
+        self._flushed_at = trio.current_time()
+
+    async def compare(self, step: _Step) -> None:
+        """Compare what the stores hold of some ranges."""
+        digests: dict[str, Sequence[RangeDigest | None]] = {"text": step.text}
+        for role, asked in step.others.items():
+            digests[role] = await asked.get()
+            self._lanes[role].reader.check_answers("call for digests", digests[role], step.bounds, "ranges")
+        starts = [step.after, *step.bounds[:-1]]
+        ranges = [
+            _Range(after, bound, {role: found[index] for role, found in digests.items()})
+            for index, (after, bound) in enumerate(zip(starts, step.bounds, strict=True))
+        ]
+        # What has a digest is short enough to be listed at once.
+        short = [one for one in ranges if one.is_known and not agree(one.digests)]
+        pages = await self._list(short)
+        for one in ranges:
+            if agree(one.digests):
+                self._add(Found(one.text.count, ()), one.bound)
+            elif one.is_known:
+                await self._compare_entries(one, next(pages))
+            else:
+                (page,) = await self._list([one])
+                await self._compare_entries(one, page)
+        if step.bounds[-1] is None or not self._can_wait():
+            await self._flush()
+
+    async def _list(self, ranges: Sequence[_Range]) -> Iterator[Mapping[str, RangeListing]]:
+        """For each range, by role, the entries that have to be seen."""
+        asked = {
+            role: self._lanes[role].listings([(one.after, one.bound) for one in some])
+            for role in self._lanes
+            if (some := [one for one in ranges if role in one.to_list])
+        }
+        listed = {role: iter(await answer.get()) for role, answer in asked.items()}
+        return iter([{role: next(listed[role]) for role in one.to_list} for one in ranges])
+
+    async def _compare_entries(self, one: _Range, pages: Mapping[str, RangeListing]) -> None:
+        if any(page.more for page in pages.values()):
+            await self._compare_pages(one, pages)
+            return
+        entries = one.completed({role: page.entries for role, page in pages.items()})
+        found = self._compared(entries, one.after, one.bound, one.odd)
+        self._add(found, one.bound if one.bound is not None else self._last(entries))
+
+    async def _compare_pages(self, one: _Range, pages: Mapping[str, RangeListing]) -> None:
+        """Compare a range that is too large to be listed at once."""
+        lists = {role: _List(self._lanes[role], page, one.after, one.bound) for role, page in pages.items()}
+        after = one.after
+        while True:
+            for some in lists.values():
+                await some.fill()
+            ends = [some.last for some in lists.values() if some.more]
+            # Up to the smallest of these, every store has said all that it holds.
+            end = min(ends) if ends else None
+            entries = one.completed({role: some.take(end) for role, some in lists.items()})
+            last = end if end is not None else (one.bound if one.bound is not None else self._last(entries))
+            self._add(self._compared(entries, after, last, one.odd), last)
+            await self._flush()
+            if end is None:
+                return
+            after = end
+
+    def _compared(
+        self, entries: Mapping[str, bytes], after: str | None, bound: str | None, odd: Collection[str]
+    ) -> Found:
+        try:
+            return compare(entries, after, bound, odd=odd)
+        except BadEntries as error:
+            raise self._lanes[error.role].reader.out_of_order("ranges are") from None
+
+    def _last(self, entries: Mapping[str, bytes]) -> str | None:
+        """The greatest id; entries that are equal in all stores were not looked at yet."""
+        ids = []
+        for role, held in entries.items():
+            if held:
+                parts = held[:-1].rsplit(b"\0", 2)
+                if len(parts) == 1:
+                    raise self._lanes[role].reader.out_of_order("ranges are")
+                ids.append(parts[-2])
+        return max(ids).decode() if ids else None
+
+    def _add(self, found: Found, bound: str | None) -> None:
+        previous = self._bound
+        for doc_id in found.suspects:
+            self._suspects.append((doc_id, previous))
+            previous = doc_id
+        self._documents += found.documents
+        self._bound = self._bound if bound is None else bound
+
+    def _can_wait(self) -> bool:
+        """Whether there may be more to be looked at with this. What is scanned is kept until then, and so may not."""
+        all_ranged = all(lane.ranged for lane in self._lanes.values())
+        return all_ranged and len(self._suspects) < LOOKS and trio.current_time() < self._flushed_at + GATHERING
+
+    async def _flush(self) -> None:
+        window = Window(self._documents, self._suspects, self._bound, self._lanes)
+        self._documents, self._suspects = 0, []
+        await self._handle(window)
+        self._flushed_at = trio.current_time()
+        if window.bound is not None:
+            for lane in self._lanes.values():
+                lane.forget(window.bound)
+
+
+class _List:
+    """The entries of a long range in one store, page by page."""
+
+    def __init__(self, lane: Lane, page: RangeListing, after: str | None, bound: str | None) -> None:
+        self._lane = lane
+        self._after = after
+        self._bound = bound
+        self._records: list[Record] = []
+        self._receive(page)
+
+    async def fill(self) -> None:
+        """Have an entry to give, unless the range has ended."""
+        while not self._records and self.more:
+            (page,) = await self._lane.listings([(self._after, self._bound)]).get()
+            self._receive(page)
+
+    @property
+    def last(self) -> str:
+        """The last id that was read."""
+        assert self._after is not None
+        return self._after
+
+    def take(self, end: str | None) -> bytes:
+        """The entries up to and including `end`; None: all."""
+        count = len(self._records) if end is None else take(self._records, end)
+        taken, self._records = self._records[:count], self._records[count:]
+        return joined(taken)
+
+    def _receive(self, page: RangeListing) -> None:
+        reader = self._lane.reader
+        try:
+            self._records = check_entries(reader.role, page.entries, self._after, self._bound)
+        except BadEntries:
+            raise reader.out_of_order("ranges are") from None
+        if self._records:
+            self._after = self._records[-1][0].decode()
+        elif page.more:
+            raise reader.misbehaved("a page of a range is empty, and yet not the last")
+        self.more = page.more
 
 
 async def report_failures(run: Callable[[], Awaitable[None]]) -> None:

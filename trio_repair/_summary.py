@@ -7,14 +7,14 @@ from typing import Final
 from ._views import Observation, Presence, StoreTraits
 
 ODD: Final = ""
-"""The summary of a copy that has to be looked at: damaged, of another embedding, or without a digest."""
+"""The summary of a copy that has to be looked at: damaged, of another embedding, or without a digest that is one."""
 
 
 def summarize(view: Observation, traits: StoreTraits) -> str:
     """Equal for two stores if and only if their copies of one document agree; `ODD` agrees with nothing.
 
     "t" and the number for a tombstone; the digest, a space and the number for a live copy. A number that is None is
-    left out.
+    left out. No summary holds NUL.
     """
     version = view.version
     if version is None or not view.intact:
@@ -22,6 +22,12 @@ def summarize(view: Observation, traits: StoreTraits) -> str:
     number = "" if version.number is None else str(version.number)
     if view.presence is Presence.TOMBSTONE:
         return f"t{number}"
-    if not version.digest or (traits.embedding is not None and view.embedding != traits.embedding):
+    digest = version.digest
+    if (
+        not digest
+        or not digest.isascii()
+        or "\0" in digest
+        or (traits.embedding is not None and view.embedding != traits.embedding)
+    ):
         return ODD
-    return f"{version.digest} {number}"
+    return f"{digest} {number}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from typing import Any
 
 import attrs
@@ -154,3 +155,34 @@ class StoreTraits:
             raise InvalidValue("max_batch", "must be at least 1")
         if self.max_batch_bytes < 1:
             raise InvalidValue("max_batch_bytes", "must be at least 1")
+
+
+@attrs.frozen(kw_only=True)
+class RangeDigest:
+    """What a store holds of a range of ids, in so few words that two stores are compared without a look at it."""
+
+    count: int
+    """How many documents and tombstones."""
+    odd: int
+    """How many of them have "" for a summary, and so must be looked at. With any, the range agrees with no other."""
+    digest: bytes
+    """SHA-256 of the entries: doc_id, NUL, summary, NUL for each document, in order of doc_id, in UTF-8."""
+
+    @classmethod
+    def of(cls, entries: bytes) -> RangeDigest:
+        """The digest of these entries, for stores that make them on this side."""
+        return cls(
+            count=entries.count(0) // 2,
+            odd=entries.count(b"\0\0"),  # no id is empty, so only an empty summary stands between two NULs
+            digest=hashlib.sha256(entries).digest(),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class RangeListing:
+    """The entries of a range, or of its first documents."""
+
+    entries: bytes
+    """What `RangeDigest.digest` is made of: doc_id, NUL, summary, NUL for each document, in order of doc_id."""
+    more: bool
+    """False if these are all of the range; True if there may be more, which then follow the last of these."""

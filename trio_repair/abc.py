@@ -18,6 +18,8 @@ from ._model import Document
 from ._views import (
     Observation,
     Prepared,
+    RangeDigest,
+    RangeListing,
     Removal,
     StoredDocument,
     StoreTraits,
@@ -25,7 +27,7 @@ from ._views import (
     WriteAnswer,
 )
 
-__all__ = ["Chunk", "Chunker", "Embedder", "Instrument", "ScanPage", "Store", "Stores"]
+__all__ = ["Chunk", "Chunker", "Embedder", "Instrument", "RangedStore", "Ranges", "ScanPage", "Store", "Stores"]
 
 ScanPage: TypeAlias = Sequence[tuple[str, Observation]]
 """Consecutive documents of a scan, in ascending order of doc_id."""
@@ -89,30 +91,44 @@ class Store(Protocol):
         ...
 
 
-class SummaryPage(Protocol):
-    """Consecutive documents of a scan, summarized."""
+class Ranges(Protocol):
+    """One snapshot of a store, range by range. Ids are in byte order of UTF-8; `None` as a bound means "to the end".
 
-    @property
-    def ids(self) -> Sequence[str]:
-        """Their ids, in ascending order."""
+    A document's summary is what `trio_repair.summarize` makes of its observation, or "" where that costs too much.
+    Several calls may come for one range, and for ranges behind the last one; all are asked one after the other.
+
+    **If cancelled:** nothing has changed.
+    """
+
+    async def ranges(self, after: str | None, size: int, count: int) -> Sequence[tuple[str, RangeDigest]]:
+        """Up to `count` consecutive ranges of up to `size` documents, each with its last id; none at the end.
+
+        The first begins after `after`, each other after the last id of the one before. No range is empty.
+        """
         ...
 
-    @property
-    def summaries(self) -> Sequence[str]:
-        """For each of them what `trio_repair.summarize` makes of its observation, or "" if that costs too much."""
+    async def digests(self, after: str | None, bounds: Sequence[str | None], most: int) -> Sequence[RangeDigest | None]:
+        """What is held of the ranges (after, bounds[0]], (bounds[0], bounds[1]], ...; only the last bound may be None.
+
+        None for a range that is to be listed instead, as one with more than `most` documents.
+        """
+        ...
+
+    async def listing(self, after: str | None, bound: str | None) -> RangeListing:
+        """The entries of the range (after, bound], or so many of the first as make a page."""
         ...
 
     async def look(self, doc_ids: Sequence[str]) -> Sequence[Observation]:
-        """What the snapshot holds of some of them, in the order asked. May be called until the scan is closed."""
+        """What the snapshot holds of some documents, in the order asked."""
         ...
 
 
 @runtime_checkable
-class SummarizingStore(Protocol):
-    """What a `Store` may offer besides: a check then compares strings, and looks only at what differs."""
+class RangedStore(Protocol):
+    """What a `Store` may offer besides: a check passes ranges on which stores agree by one comparison of digests."""
 
-    def open_summaries(self, after: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[SummaryPage]]:
-        """As `Store.open_scan`, with a summary for each document instead of an observation."""
+    def open_ranges(self, after: str | None = None) -> AbstractAsyncContextManager[Ranges]:
+        """A snapshot, as `Store.open_scan`. Only ids greater than `after` will be asked for."""
         ...
 
 

@@ -315,10 +315,10 @@ class Troubled:
             yield pages
 
     @asynccontextmanager
-    async def open_summaries(self, after=None):
+    async def open_ranges(self, after=None):
         await self._trouble("open_scan")
-        async with self._store.open_summaries(after) as pages:
-            yield pages
+        async with self._store.open_ranges(after) as ranges:
+            yield ranges
 
 
 @asynccontextmanager

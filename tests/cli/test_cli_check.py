@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 from cli_support import DAMAGE, DOCUMENTS, Application, Done, Fifo, environment, findings, run, with_stores
 
-from trio_repair import ContentDefinition, Document, DocumentVersion
+from trio_repair import CheckStatistics, ContentDefinition, Document, DocumentVersion
+from trio_repair.cli._check import Findings, _verdict
 
 HOSTILE_ID = "\x1b[31m[bold]x\u202e\n; rm"
 
@@ -76,6 +78,7 @@ def test_json_is_a_line_for_each_divergence_and_a_summary(damaged: Path, call: C
         },
         "unsettled": 0,
         "complete": True,
+        "last_id": "doc-39",
         "seconds": summary["seconds"],
     }
     short = call("check", "--dir", damaged, "--json", "--summary").record
@@ -162,3 +165,44 @@ def test_an_interrupted_check_says_how_far_it_came(
     out, err = process.communicate(timeout=30)
     assert (130, b"trio-repair: interrupted\n") == (process.returncode, err)
     assert b"0 of 0 documents diverge; the check did not come to its end" in out
+
+
+def test_a_check_after_an_id(damaged: Path, call: Callable[..., Done]) -> None:
+    """Only what comes behind it is looked at, and the words say so; an id that can be none is refused."""
+    everything = call("check", "--dir", damaged, "--json").records
+    after = everything[2]["doc_id"]
+    rest = call("check", "--dir", damaged, "--json", f"--after={after}").records
+    assert sorted(record["doc_id"] for record in everything[:-1] if record["doc_id"] > after) == sorted(
+        record["doc_id"] for record in rest[:-1]
+    )
+    assert everything[-1]["documents"] > rest[-1]["documents"] > 0
+    assert everything[-1]["last_id"] == rest[-1]["last_id"]
+    last = everything[-1]["last_id"]
+    done = call("check", "--dir", damaged, "--after", last)
+    assert (0, f"all 0 documents after {last} are consistent\n") == (done.status, done.out)
+    refused = run("check", "--dir", damaged, "--after", "")
+    assert 2 == refused.status
+    assert "--after ''" in refused.err
+
+
+def test_a_check_that_is_left_early_says_where_to_go_on(damaged: Path) -> None:
+    """A reader that leaves gets no more; a failure in the middle leaves an id that `--after` takes, quoted if need be."""
+    statistics = CheckStatistics(documents=7, divergent=0, by_kind={}, unsettled=0, last_id="it's 7", complete=False)
+    assert [
+        "0 of 7 documents diverge; the check did not come to its end",
+        """to go on from there: --after='it'"'"'s 7'""",
+    ] == _verdict(Findings(most_shown=0), statistics, None)
+    hostile = attrs.evolve(statistics, last_id=HOSTILE_ID)
+    assert (
+        f"to go on behind {HOSTILE_ID!r}, pass --after the last_id that --json gives"
+        == (_verdict(Findings(most_shown=0), hostile, "a")[-1])
+    )
+    assert 1 == len(_verdict(Findings(most_shown=0), attrs.evolve(statistics, last_id=None), None))
+
+
+def test_a_count_that_fails_does_not_fail_a_check(damaged: Path, troubled: Callable[..., dict[str, str]]) -> None:
+    """How many documents there are is for the progress alone."""
+    env = troubled(damaged, method="count", fails=True)
+    done = run("check", "--dir", damaged, env=env)
+    assert (1, "") == (done.status, done.err)
+    assert "7 of 40 documents diverge" in done.out

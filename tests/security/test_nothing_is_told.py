@@ -52,7 +52,7 @@ class Quoting:
         self._inner, self._operation, self._kind = inner, operation, kind
 
     def __getattr__(self, name: str) -> Any:
-        if name == "open_summaries":
+        if name == "open_ranges":
             raise AttributeError(name)  # so that a check goes through the scan below
         return getattr(self._inner, name)
 

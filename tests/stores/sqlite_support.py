@@ -15,6 +15,7 @@ from trio_repair import (
     Document,
     Observation,
     Prepared,
+    RangeDigest,
     Removal,
     Write,
     WriteAnswer,
@@ -77,7 +78,7 @@ async def take_away(store: SqliteStore, doc_id: str) -> None:
 
 
 async def scan(store: SqliteStore, after: str | None = None) -> list[tuple[str, Observation]]:
-    """What a scan shows. The summaries of the same documents must say the same, or that a look is needed."""
+    """What a scan shows. The ranges of the same documents must say the same, or that a look is needed."""
     async with store.open_scan(after) as pages:
         found = [entry async for page in pages for entry in page]
     summarized = await summaries(store, after)
@@ -89,11 +90,18 @@ async def scan(store: SqliteStore, after: str | None = None) -> list[tuple[str, 
 
 
 async def summaries(store: SqliteStore, after: str | None = None) -> list[tuple[str, str, Observation]]:
-    """Each document of a scan by summaries, its summary, and a look at it in the same snapshot."""
+    """Each document of a snapshot, its summary in the ranges, and a look at it; each range is what its digest says."""
     found: list[tuple[str, str, Observation]] = []
-    async with store.open_summaries(after) as pages:
-        async for page in pages:
-            found += zip(page.ids, page.summaries, await page.look(page.ids), strict=True)
+    async with store.open_ranges(after) as held:
+        while some := await held.ranges(after, 300, 2):
+            for bound, digest in some:
+                listing = await held.listing(after, bound)
+                assert not listing.more
+                assert digest == RangeDigest.of(listing.entries)
+                assert [digest] == await held.digests(after, [bound], 300)
+                parts = listing.entries.decode().split("\0")[:-1]
+                found += zip(parts[::2], parts[1::2], await held.look(parts[::2]), strict=True)
+                after = bound
     return found
 
 

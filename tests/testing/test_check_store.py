@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import attrs
@@ -25,6 +24,8 @@ from trio_repair import (
     Observation,
     Prepared,
     Presence,
+    RangeDigest,
+    RangeListing,
     Removal,
     StoredDocument,
     StoreError,
@@ -552,48 +553,172 @@ class ScanLocksForEver(Right):
             yield pages
 
 
-class Summarizes(Right):
-    """Gives summaries, of which `summary` decides what they say, and `looked` what a look shows."""
+class Snapshot:
+    """`Ranges` of what a store holds at one moment; what a store that subclasses `Ranged` does wrong, it is asked."""
+
+    def __init__(self, store: Ranged) -> None:
+        self.store = store
+        self.views = store.views()
+
+    def between(self, after: str | None, bound: str | None) -> list[str]:
+        return sorted(i for i in self.views if (after is None or i > after) and (bound is None or i <= bound))
+
+    def entries(self, ids: Sequence[str]) -> bytes:
+        return b"".join(f"{i}\0{self.store.summary(self.views[i])}\0".encode() for i in ids)
+
+    async def ranges(self, after: str | None, size: int, count: int) -> list[tuple[str, RangeDigest]]:
+        ids = self.between(after, None)
+        some = [ids[start : start + size] for start in range(0, len(ids), size)][:count]
+        return [(part[-1], self.store.digest(self.entries(part))) for part in some]
+
+    async def digests(self, after: str | None, bounds: Sequence[str | None], most: int) -> list[RangeDigest | None]:
+        found: list[RangeDigest | None] = []
+        for bound in bounds:
+            ids = self.between(after, bound)
+            found.append(self.store.digest(self.entries(ids)) if len(ids) <= most else None)
+            after = bound
+        return found
+
+    async def listing(self, after: str | None, bound: str | None) -> RangeListing:
+        ids = self.between(after, bound)
+        return RangeListing(entries=self.entries(ids[:70]), more=len(ids) > 70)
+
+    async def look(self, doc_ids: Sequence[str]) -> list[Observation]:
+        absent = Observation(presence=Presence.ABSENT, token="absent")
+        return [self.views.get(doc_id, absent) for doc_id in doc_ids]
+
+
+class Ranged(Right):
+    """Has ranges."""
+
+    snapshot: ClassVar[type[Snapshot]] = Snapshot
+
+    def views(self) -> Any:
+        return {doc_id: self.observe_nowait(doc_id) for doc_id in self.documents()}
 
     def summary(self, view: Observation) -> str:
         return summarize(view, self.traits)
 
-    def looked(self, view: Observation) -> Observation:
-        return view
+    def digest(self, entries: bytes) -> RangeDigest:
+        return RangeDigest.of(entries)
 
     @asynccontextmanager
-    async def open_summaries(self, after: str | None = None) -> Any:
-        async with self.open_scan(after) as pages:
-            yield (self.page(page) async for page in pages)
-
-    def page(self, page: ScanPage) -> Any:
-        views = dict(page)
-
-        async def look(doc_ids: Sequence[str]) -> list[Observation]:
-            return [self.looked(views[doc_id]) for doc_id in doc_ids]
-
-        return SimpleNamespace(ids=list(views), summaries=[self.summary(view) for view in views.values()], look=look)
+    async def open_ranges(self, after: str | None = None) -> Any:
+        await trio.lowlevel.checkpoint()
+        yield self.snapshot(self)
 
 
-class SummarizesWithoutNumbers(Summarizes):
+class RangesWithoutNumbers(Ranged):
     """Two versions of one text have one summary."""
 
     def summary(self, view: Observation) -> str:
         return "" if view.version is None else str(view.version.digest)
 
 
-class SummarizesGravesAsNothing(Summarizes):
+class RangesWithNamelessGraves(Ranged):
     """A tombstone has the summary of no other store's tombstone."""
 
     def summary(self, view: Observation) -> str:
         return "gone" if view.presence is Presence.TOMBSTONE else super().summary(view)
 
 
-class LooksElsewhere(Summarizes):
-    """A look among summaries gives another token than the scan."""
+class RangesHideOdd(Ranged):
+    """What has to be looked at is not counted."""
 
-    def looked(self, view: Observation) -> Observation:
-        return attrs.evolve(view, token=f"{view.token}'")
+    def summary(self, view: Observation) -> str:
+        return "" if view.version is None or view.version.number is None else super().summary(view)
+
+    def digest(self, entries: bytes) -> RangeDigest:
+        return attrs.evolve(super().digest(entries), odd=0)
+
+
+class RangesDigestIds(Ranged):
+    """Digests are of ids alone: every version has the same."""
+
+    def digest(self, entries: bytes) -> RangeDigest:
+        return attrs.evolve(super().digest(entries), digest=RangeDigest.of(b"".join(entries.split(b"\0")[::2])).digest)
+
+
+class RangesLookElsewhere(Ranged):
+    """A look gives another token than a scan."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        async def look(self, doc_ids: Sequence[str]) -> list[Observation]:
+            return [attrs.evolve(view, token=f"{view.token}'") for view in await super().look(doc_ids)]
+
+
+class RangesEndEarly(Ranged):
+    """Only the first range is given."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        async def ranges(self, after: str | None, size: int, count: int) -> list[tuple[str, RangeDigest]]:
+            return (await super().ranges(after, size, count))[:1] if after is None else []
+
+
+class RangesSkip(Ranged):
+    """A range leaves out its first document, as one that takes `after` for the first one's own id."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        def between(self, after: str | None, bound: str | None) -> list[str]:
+            return super().between(after, bound)[0 if after is None else 1 :]
+
+
+class RangesInclude(Ranged):
+    """A range includes `after`."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        def between(self, after: str | None, bound: str | None) -> list[str]:
+            ids = super().between(after, bound)
+            return ids if after not in self.views or not ids else [after, *ids]
+
+
+class RangesIgnoreBounds(Ranged):
+    """A digest is of a whole page, whatever its bound."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        async def digests(self, after: str | None, bounds: Sequence[str | None], most: int) -> list[RangeDigest | None]:
+            return await super().digests(after, [None] * len(bounds), most)
+
+
+class RangesIgnoreOpenEnds(Ranged):
+    """The end of a range that is open is taken for nothing."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        async def digests(self, after: str | None, bounds: Sequence[str | None], most: int) -> list[RangeDigest | None]:
+            return await super().digests(after, [bound or "" for bound in bounds], most)
+
+
+class RangesListOnce(Ranged):
+    """The first page of a listing says that it is all."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        async def listing(self, after: str | None, bound: str | None) -> RangeListing:
+            return attrs.evolve(await super().listing(after, bound), more=False)
+
+
+class RangesListForEver(Ranged):
+    """A listing has always one more page, and it is empty."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        async def listing(self, after: str | None, bound: str | None) -> RangeListing:
+            return attrs.evolve(await super().listing(after, bound), more=True)
+
+
+class RangesUnsorted(Ranged):
+    """Entries come as they lie."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        def entries(self, ids: Sequence[str]) -> bytes:
+            return super().entries(sorted(ids, key=lambda doc_id: doc_id[::-1]))
+
+
+class RangesReadLive(Ranged):
+    """What is asked later shows what is held later."""
+
+    class snapshot(Snapshot):  # noqa: N801
+        def between(self, after: str | None, bound: str | None) -> list[str]:
+            self.views = self.store.views()
+            return super().between(after, bound)
 
 
 class ScanEndsEarly(ScansOwn):
@@ -852,9 +977,20 @@ WRONG: list[tuple[type[Right], str]] = [
     (ScanReadsLive, "scan-snapshot"),
     (ScanLocksForEver, "scan-left-early"),
     (ScanEndsEarly, "scan-complete"),
-    (SummarizesWithoutNumbers, "summaries-agree"),
-    (SummarizesGravesAsNothing, "summaries-agree"),
-    (LooksElsewhere, "summaries-agree"),
+    (RangesWithoutNumbers, "ranges-agree"),
+    (RangesWithNamelessGraves, "ranges-agree"),
+    (RangesHideOdd, "ranges-agree"),
+    (RangesDigestIds, "ranges-agree"),
+    (RangesLookElsewhere, "ranges-agree"),
+    (RangesEndEarly, "ranges-agree"),
+    (RangesSkip, "ranges-agree"),
+    (RangesInclude, "ranges-agree"),
+    (RangesIgnoreBounds, "ranges-agree"),
+    (RangesIgnoreOpenEnds, "ranges-agree"),
+    (RangesListOnce, "ranges-agree"),
+    (RangesListForEver, "ranges-agree"),
+    (RangesUnsorted, "ranges-agree"),
+    (RangesReadLive, "ranges-snapshot"),
     (ScanTurnsLive, "scan-snapshot"),
     (CountsNothing, "count-near"),
     (CountsOnce, "count-near"),
@@ -1137,12 +1273,18 @@ def test_unknown_promise_is_refused() -> None:
         in_virtual_time(Right, only=["no-abba"])
 
 
-def test_a_store_that_summarizes_as_it_should_is_right() -> None:
-    """Control: true summaries break nothing, and neither do those that leave everything to a look."""
+def test_a_store_with_right_ranges_is_right() -> None:
+    """Control: true ranges break nothing, and neither do those that leave everything to listings and looks."""
 
-    class Lazy(Summarizes):
+    class Lazy(Ranged):
+        class snapshot(Snapshot):  # noqa: N801
+            async def digests(
+                self, after: str | None, bounds: Sequence[str | None], most: int
+            ) -> list[RangeDigest | None]:
+                return [None] * len(bounds)
+
         def summary(self, view: Observation) -> str:
             return ""
 
-    for kind in (Summarizes, Lazy):
-        in_virtual_time(kind, only=["summaries-agree"])
+    in_virtual_time(Ranged, only=["ranges-agree", "ranges-snapshot"])
+    in_virtual_time(Lazy, only=["ranges-agree", "ranges-snapshot"])

@@ -114,7 +114,9 @@ def _check_limit(limit: int) -> int:
 
 
 @app.command(help_epilogue=_examples("check --dir demo", "check --config search.toml --json > divergences.jsonl"))
-async def check(*, where: Where = HERE, json: Json = False, summary: Flag = False, limit: Limit = 10) -> ExitStatus:
+async def check(
+    *, where: Where = HERE, json: Json = False, summary: Flag = False, limit: Limit = 10, after: Text = None
+) -> ExitStatus:
     """Find documents on which the stores do not agree. Changes nothing.
 
     With --json: a line {"type": "divergence"} for each, then one {"type": "summary"}.
@@ -123,8 +125,12 @@ async def check(*, where: Where = HERE, json: Json = False, summary: Flag = Fals
     ----------
     summary
         Counts only, no documents.
+    after
+        Check documents with a greater id only: the last one that an earlier check has dealt with.
     """
-    return await run_check(where.load(), Output(json=json), summary=summary, limit=_check_limit(limit))
+    if after is not None:
+        check_id(after, what="--after")
+    return await run_check(where.load(), Output(json=json), summary=summary, limit=_check_limit(limit), after=after)
 
 
 @app.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import Final
 
@@ -13,7 +14,7 @@ from ._configuration import Configuration
 from ._escape import printable
 from ._opening import open_stores
 from ._output import Output, table
-from ._progress import show_progress
+from ._progress import UNKNOWN, estimate, show_progress
 from ._signals import open_interruption
 from ._status import ExitStatus, report
 from ._values import divergence_json
@@ -73,20 +74,35 @@ def _summary_json(findings: Findings, statistics: CheckStatistics, seconds: floa
         },
         "unsettled": statistics.unsettled,
         "complete": statistics.complete,
+        "last_id": statistics.last_id,
         "seconds": round(seconds, 3),
     }
 
 
-def _verdict(findings: Findings, statistics: CheckStatistics) -> str:
+def _verdict(findings: Findings, statistics: CheckStatistics, after: str | None) -> list[str]:
+    counted = f"{statistics.documents} documents" + ("" if after is None else f" after {printable(after, _ID_WIDTH)}")
     if not findings.divergent and statistics.complete and not statistics.unsettled:
-        return f"all {statistics.documents} documents are consistent"
-    words = f"{findings.divergent} of {statistics.documents} documents diverge"
+        return [f"all {counted} are consistent"]
+    words = f"{findings.divergent} of {counted} diverge"
     if statistics.unsettled:
         words += f"; {statistics.unsettled} kept changing and could not be judged"
-    return words if statistics.complete else f"{words}; the check did not come to its end"
+    if statistics.complete:
+        return [words]
+    return [f"{words}; the check did not come to its end", *_how_to_go_on(statistics.last_id)]
 
 
-async def run_check(configuration: Configuration, output: Output, *, summary: bool, limit: int) -> ExitStatus:
+def _how_to_go_on(last_id: str | None) -> list[str]:
+    """What to type, if that can be shown: control characters cannot be taken from a terminal."""
+    if last_id is None:
+        return []
+    if printable(last_id) != last_id:
+        return [f"to go on behind {printable(last_id, _ID_WIDTH)}, pass --after the last_id that --json gives"]
+    return [f"to go on from there: --after={shlex.quote(last_id)}"]
+
+
+async def run_check(
+    configuration: Configuration, output: Output, *, summary: bool, limit: int, after: str | None = None
+) -> ExitStatus:
     """Check all documents, and show what diverges.
 
     Args:
@@ -94,6 +110,7 @@ async def run_check(configuration: Configuration, output: Output, *, summary: bo
         output: with `json`, a line for each divergence (unless `summary`) and one for the summary.
         summary: counts only.
         limit: how many divergent documents the table for people shows.
+        after: check documents with a greater id only.
     """
     findings = Findings(most_shown=limit)
     started = trio.current_time()
@@ -102,17 +119,22 @@ async def run_check(configuration: Configuration, output: Output, *, summary: bo
     async with open_interruption() as interruption:
         try:
             with interruption.scope:
-                async with open_stores(configuration) as stores, check(stores, configuration.engine) as checking:
-                    try:
-                        async with show_progress(output, "checking", lambda: checking.statistics().documents, None):
-                            async for divergence in checking:
-                                findings.add(divergence)
-                                if output.json and not summary:
-                                    output.record(divergence_json(divergence))
-                                if output.closed:
-                                    break
-                    finally:
-                        statistics = checking.statistics()
+                async with open_stores(configuration) as stores:
+                    # How many there are behind an id, no store can say.
+                    scale = UNKNOWN if after else await estimate(stores, configuration.engine.store_call_timeout)
+                    async with check(stores, configuration.engine, after=after) as checking:
+                        try:
+                            async with show_progress(
+                                output, "checking", lambda: checking.statistics().documents, scale
+                            ):
+                                async for divergence in checking:
+                                    findings.add(divergence)
+                                    if output.json and not summary:
+                                        output.record(divergence_json(divergence))
+                                    if output.closed:
+                                        break
+                        finally:
+                            statistics = checking.statistics()
         except (TrioRepairError, ExceptionGroup) as error:
             failure = error
     if statistics is not None:
@@ -120,7 +142,8 @@ async def run_check(configuration: Configuration, output: Output, *, summary: bo
             output.record(_summary_json(findings, statistics, trio.current_time() - started))
         else:
             findings.show(output, documents=not summary)
-            output.show(_verdict(findings, statistics))
+            for line in _verdict(findings, statistics, after):
+                output.show(line)
     if failure is not None:
         return report(failure)
     if interruption.signals:

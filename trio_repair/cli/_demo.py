@@ -44,7 +44,7 @@ from ._escape import one_line, printable
 from ._lock import hold_lock
 from ._opening import open_stores
 from ._output import Output, table
-from ._progress import show_progress
+from ._progress import Scale, show_progress
 from ._signals import open_interruption
 from ._status import ExitStatus, UsageError
 
@@ -81,7 +81,7 @@ class _Narrator:
         """Show progress while the block runs: `count` of `total` documents, as far as these are known."""
         self.done = 0
         self._stage_began = trio.current_time()
-        async with show_progress(self.output, what, count, total):
+        async with show_progress(self.output, what, count, Scale(total=total)):
             yield
 
     def tell(self, stage: str, sentence: str) -> None:

@@ -13,7 +13,7 @@ from ._opening import open_stores
 from ._output import Output
 from ._plan import Forecast, change_counts, forecast_json, live_stores, mass_change, plan_now
 from ._plan_file import PlanCounts, PlanFile
-from ._progress import show_progress
+from ._progress import estimate, show_progress
 from ._repair import Everything, Named, RepairRequest, count_named, count_planned
 from ._signals import open_interruption
 from ._status import ExitStatus
@@ -51,8 +51,9 @@ async def _forecast(
 ) -> PlanCounts:
     match request.what:
         case Everything():
+            scale = await estimate(stores, request.config.store_call_timeout)
             async with check(stores, request.config) as checking:
-                async with show_progress(output, "planning", lambda: checking.statistics().documents, None):
+                async with show_progress(output, "planning", lambda: checking.statistics().documents, scale):
                     async for divergence in checking:
                         plan = plan_now(divergence.doc_id, divergence.views, request.strategy, stores, request.config)
                         forecast.add(plan, live_stores(divergence.views))

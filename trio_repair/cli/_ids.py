@@ -21,8 +21,8 @@ _MOST_NAMED: Final = 3
 _LONGEST_SHOWN: Final = 60
 
 
-def check_id(doc_id: str) -> str:
-    """Return an id from the command line if it can be one.
+def check_id(doc_id: str, *, what: str = "document id") -> str:
+    """Return an id from the command line if it can be one; `what` says where it stood.
 
     Raises:
         UsageError: it is empty, too long, or not UTF-8.
@@ -31,7 +31,7 @@ def check_id(doc_id: str) -> str:
         return check_doc_id(doc_id)
     except InvalidValue as error:
         shown = printable(doc_id, _LONGEST_SHOWN)
-        raise UsageError(f"document id {shown}: {error.problem}") from None
+        raise UsageError(f"{what} {shown}: {error.problem}") from None
 
 
 def check_ids(doc_ids: Sequence[str]) -> Sequence[str]:

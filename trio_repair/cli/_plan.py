@@ -30,7 +30,7 @@ from ._escape import printable
 from ._opening import open_stores
 from ._output import Output, table
 from ._plan_file import PlanCounter, PlanCounts, PlanWriter
-from ._progress import show_progress
+from ._progress import estimate, show_progress
 from ._signals import open_interruption
 from ._status import ExitStatus
 from ._words import plan_words
@@ -137,16 +137,18 @@ async def run_plan(
     with closing(PlanWriter.open(out)) as writer:
         async with open_interruption() as interruption:
             with interruption.scope:
-                async with open_stores(configuration) as stores, check(stores, config) as checking:
-                    async with show_progress(output, "planning", lambda: checking.statistics().documents, None):
-                        async for divergence in checking:
-                            plan = plan_now(divergence.doc_id, divergence.views, strategy, stores, config)
-                            live = live_stores(divergence.views)
-                            writer.add(plan, live)
-                            forecast.add(plan, live)
-                            # Planning is synchronous; a signal is to be heard even when the check is far ahead.
-                            await trio.lowlevel.checkpoint()
-                    documents = checking.statistics().documents
+                async with open_stores(configuration) as stores:
+                    scale = await estimate(stores, config.store_call_timeout)
+                    async with check(stores, config) as checking:
+                        async with show_progress(output, "planning", lambda: checking.statistics().documents, scale):
+                            async for divergence in checking:
+                                plan = plan_now(divergence.doc_id, divergence.views, strategy, stores, config)
+                                live = live_stores(divergence.views)
+                                writer.add(plan, live)
+                                forecast.add(plan, live)
+                                # Planning is synchronous; a signal is to be heard even when the check is far ahead.
+                                await trio.lowlevel.checkpoint()
+                        documents = checking.statistics().documents
                 counts = writer.finish(configuration, strategy, documents).counts
     if counts is None:
         output.say("interrupted; no plan was written")

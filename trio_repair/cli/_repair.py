@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -38,7 +39,7 @@ from ._output import Output
 from ._patience import hung_stores
 from ._plan import Forecast, change_counts, live_stores, mass_change, plan_now
 from ._plan_file import PlanCounter, PlanFile
-from ._progress import show_progress
+from ._progress import Scale, estimate, show_progress
 from ._receipts import ReceiptFile
 from ._signals import Interruption, open_interruption
 from ._status import ExitStatus, UsageError, report
@@ -189,8 +190,10 @@ async def _count(request: RepairRequest, stores: Stores, output: Output) -> Chan
     """How much the run would change, before it changes anything; None if no limit applies."""
     match request.what:
         case Everything():
-            async with show_progress(output, "counting what differs", None, None):
-                return await count_changes(stores, request.strategy, request.config)
+            counted = deque([0], maxlen=1)
+            scale = await estimate(stores, request.config.store_call_timeout)
+            async with show_progress(output, "counting what differs", lambda: counted[-1], scale):
+                return await count_changes(stores, request.strategy, request.config, on_progress=counted.append)
         case Named() as named if named.bulk:
             return await count_named(request, named, stores, Forecast(most_shown=0))
         case Named():
@@ -267,7 +270,10 @@ async def _execute(
 
         interruption.on_first = drain
         run.tally.on_receipts_failed = lambda: tap.stop("receipts")
-        async with show_progress(output, "repairing", lambda: run.tally.total, total), engine.run(tap) as results:
+        async with (
+            show_progress(output, "repairing", lambda: run.tally.total, Scale(total=total)),
+            engine.run(tap) as results,
+        ):
             async for _ in results:
                 pass
 

@@ -76,6 +76,21 @@ class Put:
     revision: int
 
 
+@attrs.frozen(kw_only=True)
+class Wholeness:
+    """A way to find the live copies of a range, in ``documents AS d``, that have all their parts."""
+
+    condition: str
+    """Holds for these."""
+    join: str = ""
+    """What the condition needs besides; it neither adds nor drops rows."""
+    proof: str | None = None
+    """An aggregate over the range, without which, or if a copy was not found whole, nothing is known of any.
+
+    It has ``{bound}`` where the end of the range goes, as a condition on the table ``x``.
+    """
+
+
 class Layout(abc.ABC):
     """What one kind of store keeps in its tables, and how to look at it. Each statement binds by name.
 
@@ -104,15 +119,12 @@ class Layout(abc.ABC):
     def erase(self, session: Session, ids: str) -> None:
         """Take away all rows of the documents in a JSON array."""
 
-    def summary_rows(self, connection: apsw.Connection, page: str) -> str:
-        """A SELECT of doc_id, number, digest, deleted and whole: whether all is there, and of the embedding in use.
+    @abc.abstractmethod
+    def whole(self, connection: apsw.Connection) -> Sequence[Wholeness]:
+        """Ways to find the live copies that have all their parts, of the embedding in use; the last one is exact.
 
-        In order of doc_id, for the documents of `page`, whose last id is bound as ``:last``.
+        None of them finds a copy whole of which `columns` says anything else.
         """
-        return (
-            f"SELECT doc_id, number, digest, deleted, parts IS whole AS whole"
-            f" FROM (SELECT {self.columns(connection, 'FALSE')} {page})"
-        )
 
     def visible(self) -> str:
         """The SQL condition for rows that count as held; it may name ``:now``."""
@@ -198,24 +210,6 @@ class Layout(abc.ABC):
         except UnicodeEncodeError:
             raise StoreUnavailable(self.store, "holds a doc_id that is not UTF-8; remove that row") from None
         return [(row[0], self.observation(row)) for row in rows]
-
-    def summaries(self, session: Session, reader: apsw.Connection, after: str) -> tuple[list[str], list[str]]:
-        """Ids of a page of a snapshot, and what `summarize` makes of each; "" also where a digest is not stored."""
-        session.use_reader(reader)
-        page = f"FROM documents AS d WHERE d.doc_id > :after AND {self.visible()} ORDER BY d.doc_id LIMIT {_PAGE_ROWS}"
-        bindings = {"now": self.clock(), "after": after}
-        last = reader.execute(f"SELECT max(doc_id) FROM (SELECT d.doc_id {page})", bindings).get
-        sql = (
-            "SELECT CAST(json_array(json_group_array(doc_id), json_group_array(summary)) AS BLOB) FROM (SELECT doc_id,"
-            " CASE WHEN deleted THEN 't' || ifnull(number, '') WHEN digest IS NULL OR digest = '' OR NOT whole THEN ''"
-            f" ELSE digest || ' ' || ifnull(number, '') END AS summary FROM ({self.summary_rows(reader, page)}))"
-        )
-        ids, found = load_json(reader.execute(sql, {**bindings, "last": last}).get)
-        try:
-            "".join(ids).encode()
-        except UnicodeEncodeError:
-            raise StoreUnavailable(self.store, "holds a doc_id that is not UTF-8; remove that row") from None
-        return ids, found
 
     def look(self, session: Session, reader: apsw.Connection, doc_ids: Sequence[str]) -> list[Observation]:
         """What a snapshot holds of each document, in order."""

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import apsw
-import attrs
 import trio
 
 from trio_repair import (
@@ -25,10 +24,11 @@ from trio_repair import (
     Write,
     WriteAnswer,
 )
-from trio_repair.abc import ScanPage, SummaryPage
+from trio_repair.abc import ScanPage
 
 from ._encoding import check_limit, load_json, metadata_json, moment_text
 from ._layout import Layout
+from ._ranges import SqliteRanges
 from ._sqlite import Session, SqliteFile, open_file
 from ._sqlite_errors import describe, translate
 from ._thread import Call, CallAbandoned, StoreThread
@@ -149,8 +149,8 @@ class SqliteStore:
             self._thread.post(lambda call: call.resource.close_reader(reader))
 
     @asynccontextmanager
-    async def open_summaries(self, after: str | None = None) -> AsyncGenerator[AsyncIterator[SummaryPage], None]:
-        """As `open_scan`, with summaries, which cost a check a small part of what observations do.
+    async def open_ranges(self, after: str | None = None) -> AsyncGenerator[SqliteRanges, None]:  # noqa: ARG002
+        """As `open_scan`, by ranges, which cost a check a small part of what observations do.
 
         Raises:
             StoreUnavailable: the file cannot be read now.
@@ -159,7 +159,7 @@ class SqliteStore:
         """
         reader = await self._run(lambda session: session.open_reader())
         try:
-            yield _Summaries(self, reader, after)
+            yield SqliteRanges(self._run, self._layout, reader)
         finally:
             self._thread.post(lambda call: call.resource.close_reader(reader))
 
@@ -296,39 +296,6 @@ class _Pages:
             raise StopAsyncIteration
         self._after = page[-1][0]
         return page
-
-
-@attrs.frozen
-class _Summary:
-    """A page of `_Summaries`."""
-
-    ids: Sequence[str]
-    summaries: Sequence[str]
-    scan: _Summaries
-
-    async def look(self, doc_ids: Sequence[str]) -> Sequence[Observation]:
-        """What the snapshot holds."""
-        store = self.scan.store
-        return await store._run(store._layout.look, self.scan.reader, doc_ids)
-
-
-class _Summaries:
-    """The summarized pages of one scan."""
-
-    def __init__(self, store: SqliteStore, reader: apsw.Connection, after: str | None) -> None:
-        self.store = store
-        self.reader = reader
-        self._after = "" if after is None else after
-
-    def __aiter__(self) -> _Summaries:
-        return self
-
-    async def __anext__(self) -> SummaryPage:
-        ids, summaries = await self.store._run(self.store._layout.summaries, self.reader, self._after)
-        if not ids:
-            raise StopAsyncIteration
-        self._after = ids[-1]
-        return _Summary(ids, summaries, self)
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from ._layout import (
     SQL_NOW,
     Layout,
     Put,
+    Wholeness,
     insert_rows,
     revision_triggers,
 )
@@ -141,23 +142,37 @@ class VectorLayout(Layout):
             f" {needed} THEN d.metadata END AS metadata"
         )
 
-    def summary_rows(self, connection: apsw.Connection, page: str) -> str:
-        # One pass over chunks and vectors beside the documents; `columns` would go down each tree for each document.
+    def whole(self, connection: apsw.Connection) -> Sequence[Wholeness]:
         identity = self.identity
         wanted = (("model", identity.model), ("dimension", identity.dimension), ("chunking", identity.chunking))
-        same = " AND ".join(f"d.{name} IS {apsw.format_sql_value(value)}" for name, value in wanted)
-        vectors = f"LEFT JOIN vectors_{identity.dimension}_rowids AS v ON v.rowid = c.chunk_id"
+        same = " AND ".join(f"d.{name} = {apsw.format_sql_value(value)}" for name, value in wanted)
         if identity.dimension not in dimensions(connection):
-            vectors = "LEFT JOIN (SELECT NULL AS rowid) AS v ON FALSE"
-        return (
-            "SELECT d.doc_id AS doc_id, d.number AS number, d.digest AS digest, d.deleted AS deleted,"
-            f" {same} AND d.proven AND k.chunks IS d.chunk_count AND k.vectors IS d.chunk_count"
-            " AND k.top IS d.chunk_count - 1 AS whole"
-            f" FROM (SELECT d.* {page}) AS d LEFT JOIN (SELECT c.doc_id AS doc_id, count(*) AS chunks,"
-            " count(v.rowid) AS vectors, max(c.ordinal) AS top FROM chunks AS c"
-            f" {vectors} WHERE c.doc_id > :after AND c.doc_id <= :last GROUP BY c.doc_id) AS k"
-            " ON k.doc_id = d.doc_id ORDER BY d.doc_id"
+            return [Wholeness(condition="FALSE")]
+        vectors = f"vectors_{identity.dimension}_rowids"
+        # Ordinals are distinct and not negative, so that as many of them as there should be, all below that number,
+        # are all of them. One aggregate, because each costs half as much as the search for the chunks.
+        exactly = (
+            "(SELECT sum(CASE WHEN w.rowid IS NOT NULL AND k.ordinal < d.chunk_count THEN 1 ELSE -1e9 END)"
+            f" FROM chunks AS k LEFT JOIN {vectors} AS w ON w.rowid = k.chunk_id WHERE k.doc_id = d.doc_id)"
+            " = d.chunk_count"
         )
+        # Many documents have one chunk. To see that it is there takes no aggregate. To see that there is no other one,
+        # all are counted at once: where no copy lacks a chunk, as many as there should be means that none is too many.
+        one = (
+            f"LEFT JOIN chunks AS c ON c.doc_id = d.doc_id AND c.ordinal = d.chunk_count - 1"
+            f" LEFT JOIN {vectors} AS v ON v.rowid = c.chunk_id"
+        )
+        due = "sum(CASE d.deleted WHEN 0 THEN d.chunk_count ELSE 0 END)"
+        return [
+            Wholeness(
+                join=one,
+                condition=(
+                    f"d.proven AND {same} AND CASE d.chunk_count WHEN 1 THEN v.rowid IS NOT NULL ELSE {exactly} END"
+                ),
+                proof=f"{due} = (SELECT count(*) FROM chunks AS x WHERE x.doc_id > :after{{bound}})",
+            ),
+            Wholeness(condition=f"d.proven AND {same} AND {exactly}"),
+        ]
 
     def text(self, raw: Any) -> str | None:
         return None if raw is None else rebuild_text(json.loads(raw))

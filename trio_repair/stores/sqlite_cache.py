@@ -26,6 +26,7 @@ from ._layout import (
     SQL_NOW,
     Layout,
     Put,
+    Wholeness,
     insert_rows,
     plain_columns,
     revision_triggers,
@@ -79,6 +80,9 @@ class _CacheLayout(Layout):
 
     def columns(self, connection: apsw.Connection, content: str) -> str:  # noqa: ARG002 - other kinds need it
         return f"{plain_columns(content, deleted='0')}, 1 AS parts, 1 AS whole, NULL AS embedding"
+
+    def whole(self, connection: apsw.Connection) -> Sequence[Wholeness]:  # noqa: ARG002 - other kinds need it
+        return [Wholeness(condition="TRUE")]
 
     def visible(self) -> str:
         return "(d.expires_at IS NULL OR d.expires_at > :now)"

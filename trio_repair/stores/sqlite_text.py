@@ -29,6 +29,7 @@ from ._layout import (
     SQL_NOW,
     Layout,
     Put,
+    Wholeness,
     insert_rows,
     plain_columns,
     revision_triggers,
@@ -99,6 +100,9 @@ class _TextLayout(Layout):
     def columns(self, connection: apsw.Connection, content: str) -> str:  # noqa: ARG002 - other kinds need it
         indexed = "EXISTS (SELECT 1 FROM documents_fts_docsize AS f WHERE f.id = d.id)"
         return f"{plain_columns(content)}, d.deleted = 1 OR {indexed} AS parts, 1 AS whole, NULL AS embedding"
+
+    def whole(self, connection: apsw.Connection) -> Sequence[Wholeness]:  # noqa: ARG002 - other kinds need it
+        return [Wholeness(join="LEFT JOIN documents_fts_docsize AS f ON f.id = d.id", condition="f.id IS NOT NULL")]
 
     def put(self, session: Session, puts: Sequence[Put]) -> None:
         now = self.now_text()

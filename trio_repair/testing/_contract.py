@@ -14,6 +14,7 @@ from ._promises_cancelled import CANCELLED
 from ._promises_content import CONTENT
 from ._promises_fence import FENCE
 from ._promises_races import FENCE_RACED, RACES
+from ._promises_ranges import RANGES
 from ._promises_scan import SCAN
 from ._promises_traits import TRAITS
 from ._promises_writers import WRITERS
@@ -21,7 +22,7 @@ from ._subject import Breach, Factory, Promise, Subject
 
 __all__ = ["PROMISES", "ContractBroken", "check_store"]
 
-_ALL: Final = (*CONTENT, *TRAITS, *FENCE, *WRITERS, *CANCELLED, *RACES, *SCAN)
+_ALL: Final = (*CONTENT, *TRAITS, *FENCE, *WRITERS, *CANCELLED, *RACES, *SCAN, *RANGES)
 
 PROMISES: Final[Mapping[str, str]] = MappingProxyType({one.name: one.sentence for one in _ALL})
 """What `check_store` checks, in this order: a sentence for each name."""

@@ -7,8 +7,7 @@ from typing import Final
 
 import trio
 
-from trio_repair import Document, Observation, Removal, summarize
-from trio_repair.abc import SummarizingStore
+from trio_repair import Document, Observation, Removal
 
 from ._samples import HOSTILE_IDS
 from ._subject import Promise, Subject, promise, require
@@ -24,7 +23,7 @@ _PATIENCE: Final = 10.0
 """Seconds after which a slow store need not be filled further."""
 
 
-async def _fill(subject: Subject, *, at_least: int = 0, many: int = 0) -> list[str]:
+async def fill(subject: Subject, *, at_least: int = 0, many: int = 0) -> list[str]:
     """More documents than one call may name, up to 1,200; or as `many`, if the store is quick. Ids in order."""
     size = subject.traits.max_batch
     enough = max(at_least, min(2 * size + 3, 1200))
@@ -49,7 +48,7 @@ async def _scan_order(subject: Subject) -> None:
 
 @promise(SCAN, "scan-complete", "A scan gives each document and tombstone once, as observe shows it.")
 async def _scan_complete(subject: Subject) -> None:
-    ids = await _fill(subject, many=_WINDOW)
+    ids = await fill(subject, many=_WINDOW)
     await subject.put(Document.tombstone(ids[1], number=2), Document.tombstone("zz", number=1))
     await subject.take_away(ids[2])
     kept = [doc_id for doc_id in ids if doc_id != ids[2]]
@@ -59,31 +58,6 @@ async def _scan_complete(subject: Subject) -> None:
     require(scanned == kept, f"{len(kept)} documents and tombstones are held, and a scan gave {len(scanned)}")
     seen = await subject.observe(*kept)
     require([one for _, one in entries] == seen, "scan and observe show different states of a document")
-
-
-@promise(
-    SCAN, "summaries-agree", "Summaries, where a store gives them, say of each document what a scan shows, or nothing."
-)
-async def _summaries_agree(subject: Subject) -> None:
-    store = subject.store
-    if not isinstance(store, SummarizingStore):
-        return
-    ids = await _fill(subject)
-    unnumbered = subject.document("zy", "text", number=None)
-    await subject.put(unnumbered, Document.tombstone("zz", number=1), Document.tombstone(ids[1], number=2))
-    for after in (None, ids[1]):
-        shown = await subject.scan(after)
-        got: list[tuple[str, str, Observation]] = []
-        async with store.open_summaries(after) as pages:
-            async for page in pages:
-                got.extend(zip(page.ids, page.summaries, await page.look(page.ids), strict=True))
-        require([doc_id for doc_id, _ in shown] == [doc_id for doc_id, _, _ in got], "scan and summaries differ in ids")
-        for (doc_id, view), (_, summary, looked) in zip(shown, got, strict=True):
-            require(
-                summary in (summarize(view, subject.traits), ""),
-                f"the summary of {doc_id[:20]!r} is not what summarize makes of its observation",
-            )
-            require(view == looked, f"a look at {doc_id[:20]!r} among summaries shows another state than the scan")
 
 
 @promise(SCAN, "scan-after", "With `after`, a scan gives exactly the documents whose ids are greater.")
@@ -98,7 +72,7 @@ async def _scan_after(subject: Subject) -> None:
 
 @promise(SCAN, "scan-resumes", "A scan that goes on after the last id of a page misses nothing and repeats nothing.")
 async def _scan_resumes(subject: Subject) -> None:
-    ids = await _fill(subject)
+    ids = await fill(subject)
     got: list[str] = []
     after: str | None = None
     # Each turn reads one page and closes the scan; a turn without a new document ends it.
@@ -118,7 +92,7 @@ async def _scan_resumes(subject: Subject) -> None:
 
 @promise(SCAN, "scan-snapshot", "A scan shows one moment: writes that land while it is open are not in it.")
 async def _scan_snapshot(subject: Subject) -> None:
-    ids = await _fill(subject, many=_MANY)
+    ids = await fill(subject, many=_MANY)
     before = await subject.scan()
     got: list[tuple[str, Observation]] = []
     async with subject.store.open_scan() as pages:
@@ -142,7 +116,7 @@ async def _scan_snapshot(subject: Subject) -> None:
 
 @promise(SCAN, "scan-left-early", "A scan can be left at any page, or cancelled, and the store goes on as before.")
 async def _scan_left_early(subject: Subject) -> None:
-    ids = await _fill(subject)
+    ids = await fill(subject)
     for _ in range(20):
         async with subject.store.open_scan():
             pass
@@ -163,7 +137,7 @@ async def _scan_left_early(subject: Subject) -> None:
 async def _scans_at_once(subject: Subject) -> None:
     if subject.traits.max_calls < 2:
         return
-    ids = await _fill(subject)
+    ids = await fill(subject)
     first, second = await subject.together([subject.scan, lambda: subject.scan(ids[0])])
     require([doc_id for doc_id, _ in first] == ids, "the scan from the start is not complete")
     require([doc_id for doc_id, _ in second] == ids[1:], "the scan from the second document is not complete")
@@ -173,7 +147,7 @@ async def _scans_at_once(subject: Subject) -> None:
     SCAN, "count-near", "With hundreds of documents and tombstones held, count is within a factor of 2 of the truth."
 )
 async def _count_near(subject: Subject) -> None:
-    ids = await _fill(subject, at_least=200, many=_MANY)
+    ids = await fill(subject, at_least=200, many=_MANY)
     await _require_near(subject, len(ids))
     removed = ids[len(ids) // 4 :]
     if subject.traits.keeps_tombstones:
