@@ -167,7 +167,6 @@ class Progress:
         for store in self.stores.values():
             for request in store.requests:
                 request.withdraw()
-            store.learn()
 
     def receipt(self) -> tuple[ReceiptStep, ...]:
         """A step for each store, in the order text, vector, cache."""

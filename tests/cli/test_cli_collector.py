@@ -9,7 +9,9 @@ import sys
 from trio_repair.cli import main
 from trio_repair.cli._collector import THRESHOLDS
 
-SCRIPT = "import gc, sys; sys.argv[1:] = ['--version']; from trio_repair.cli import main; main(); print(gc.get_threshold())"
+SCRIPT = (
+    "import gc, sys; sys.argv[1:] = ['--version']; from trio_repair.cli import main; main(); print(gc.get_threshold())"
+)
 
 
 def test_a_process_of_our_own_collects_less_often() -> None:

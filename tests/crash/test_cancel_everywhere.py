@@ -94,7 +94,7 @@ PLANTED = [
     (
         Way.CALLER,
         "it was written",
-        Bug("what has landed is forgotten", "_progress:Progress.withdraw", "store.learn()", "pass"),
+        Bug("what has landed is forgotten", "_progress:Progress._learn", "store.learn()", "pass"),
     ),
     (
         Way.JOB_AND_AGAIN,

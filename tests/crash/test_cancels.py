@@ -44,7 +44,7 @@ BUGS = [
         "if request.was_sent]",
         "if request.answer is not None]",
     ),
-    Bug("what has landed is forgotten", "_progress:Progress.withdraw", "store.learn()", "pass"),
+    Bug("what has landed is forgotten", "_progress:Progress._learn", "store.learn()", "pass"),
     Bug(
         "a write under way is not told",
         "_progress:StoreProgress.state",

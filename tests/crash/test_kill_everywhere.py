@@ -117,12 +117,17 @@ def test_a_receipt_that_was_torn_is_taken_back_before_the_next_one(tmp_path: Pat
 
 
 def test_a_last_line_that_is_no_receipt_is_left_alone(tmp_path: Path) -> None:
-    """The control: a file of somebody else's, which happens to have no newline at its end, is refused and kept."""
+    """The control: what somebody else wrote, alone or behind receipts, without a newline at its end, is kept."""
     path = tmp_path / "settings.json"
-    path.write_text('{"colour": "green"}')
-    with pytest.raises(UsageError, match="ends in a line that is no receipt"):
-        ReceiptFile.open(path)
-    assert '{"colour": "green"}' == path.read_text()
+    receipts = ReceiptFile.open(tmp_path / "receipts.jsonl")
+    receipts.append(_receipt("a"))
+    receipts.close()
+    line = (tmp_path / "receipts.jsonl").read_text()
+    for before, problem in (("", "exists and holds no receipts"), (line, "ends in a line that is no receipt")):
+        path.write_text(f'{before}{{"colour": "green"}}')
+        with pytest.raises(UsageError, match=problem):
+            ReceiptFile.open(path)
+        assert f'{before}{{"colour": "green"}}' == path.read_text()
 
 
 def test_control_an_event_log_that_is_not_flushed_by_the_line_is_found(cemetery: Cemetery) -> None:

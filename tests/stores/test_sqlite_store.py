@@ -351,11 +351,11 @@ async def test_what_a_call_may_name(kind: str, tmp_path: Path) -> None:
     """Too many documents, and a document twice in one write, are refused before anything happens."""
     async with OPENERS[kind](tmp_path / "s.db", create=True) as store:
         too_many = [f"{index}" for index in range(store.traits.max_batch + 1)]
-        with pytest.raises(InvalidValue, match="batch: names 257 documents"):
+        with pytest.raises(InvalidValue, match="batch: names 1025 documents"):
             await store.observe(too_many)
-        with pytest.raises(InvalidValue, match="batch: names 257 documents"):
+        with pytest.raises(InvalidValue, match="batch: names 1025 documents"):
             await store.read(too_many)
-        with pytest.raises(InvalidValue, match="batch: names 257 documents"):
+        with pytest.raises(InvalidValue, match="batch: names 1025 documents"):
             await store.prepare([make_document(doc_id, "x") for doc_id in too_many])
         (ready,) = await prepared(store, [make_document("a", "x")])
         with pytest.raises(InvalidValue, match="names a document twice"):
