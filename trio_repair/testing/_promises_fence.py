@@ -20,7 +20,7 @@ from ._subject import Promise, Subject, broken, promise, require
 
 FENCE: Final[list[Promise]] = []
 
-_WRITES: Final = 300
+_WRITES: Final = 260
 """More than a byte can count."""
 _PATIENCE: Final = 5.0
 """Seconds after which a slow store is asked for no more of them."""

@@ -25,6 +25,8 @@ _FEWEST: Final = 10
 """Contests that even a slow store is put to: each act once, over each presence."""
 _PATIENCE: Final = 10.0
 """Seconds after which a slow store is put to no more than those."""
+_TURNS: Final = 18
+"""Acts of each writer among others; each kind of them meets each other."""
 _MIXED: Final = "delete and write"
 """In one call, tombstones and documents by turns."""
 
@@ -136,9 +138,12 @@ async def _no_lost_update(subject: Subject) -> None:
     ledger = _Ledger()
 
     async def change(handle: Subject, index: int) -> None:
-        for turn, act in itertools.islice(enumerate(itertools.cycle(_EACH)), index, index + rounds):
+        deadline = trio.current_time() + _PATIENCE
+        for turn, act in itertools.islice(enumerate(itertools.cycle(_EACH)), index, index + _TURNS):
+            if turn >= index + rounds and trio.current_time() > deadline:
+                break
             looks = await handle.observe(*ids)
-            answers = await (await _ready(handle, act, 10 * index + turn, looks, ids))()
+            answers = await (await _ready(handle, act, 2 * _TURNS * index + turn, looks, ids))()
             for doc_id, look, answer in zip(ids, looks, answers, strict=True):
                 ledger.enter(doc_id, look, answer)
 

@@ -73,9 +73,9 @@ class TrioStateMachine(RuleBasedStateMachine):
 
     Use `rule`, `initialize`, `invariant` and `precondition` of `trio_repair.testing.stateful`, and Hypothesis' own
     ``Bundle``, ``consumes`` and ``multiple``. Every example is one run of Trio; the run ends with it, and with it every
-    task, even if a step fails. Steps run in one task, one after the other, and at least one round of the scheduler
-    passes between two: what background tasks can do at once, they do. A step that calls another awaits it, if that is
-    async, like any function.
+    task, even if a step fails, or if one is shielded (see `real_timeout`). Steps run in one task, one after the other,
+    and at least one round of the scheduler passes between two: what background tasks can do at once, they do. A step
+    that calls another awaits it, if that is async, like any function.
 
     An exception in a step, in a task of `nursery`, in `at_end`, or while `stack` closes fails the example.
     Interleavings are drawn: Trio's scheduler is seeded by a step of its own.
