@@ -98,6 +98,15 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -
     assert arguments[0].lstrip("-") in err
 
 
+@pytest.mark.parametrize("digits", [19, 20, 5000])
+def test_a_number_with_too_many_digits_is_told_the_limit(capsys: pytest.CaptureFixture[str], digits: int) -> None:
+    """It is an integer, only too long. Control: as many as are allowed."""
+    status, out, err = _run(capsys, "--seed", "9" * digits, "--hours", "0.1")
+    assert (2, "") == (status, out)
+    assert "at most 18 digits" in err
+    assert (0, "") == _run(capsys, "--seed", "9" * 18, "--hours", "0.1")[::2]
+
+
 def test_it_is_installed() -> None:
     """The command as users type it."""
     done = subprocess.run(

@@ -146,6 +146,24 @@ def test_a_violation_tells_how_to_see_it_again() -> None:
     assert simulate(report.failed_seed, hours=4).ok
 
 
+@pytest.mark.parametrize(("seed", "profile"), [(3, "mild"), (1, "harsh")])
+def test_a_violation_of_several_documents_shows_them_all(seed: int, profile: str) -> None:
+    """One repair too many: the trace has the start of each that runs, not only of the last one."""
+    with MUTANTS["permit-too-many"].planted():
+        violation = simulate(seed, hours=2, runs=20, profile=profile).violation
+    assert violation is not None
+    assert "I13" == violation.invariant
+    running: dict[str, None] = {}
+    for line in violation.trace:
+        words = line.split()
+        doc_id = next((word for word in words if word.startswith("doc=")), "")
+        if "started" in words:
+            running[doc_id] = None
+        elif "ended" in words:
+            running.pop(doc_id, None)
+    assert int(violation.detail.split()[0]) == len(running)
+
+
 @pytest.mark.parametrize(
     ("field", "arguments"),
     [

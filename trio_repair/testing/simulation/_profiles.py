@@ -132,7 +132,7 @@ AS_MISHAPS: Final[Mapping[FaultKind, Mishap]] = MappingProxyType(
         FaultKind.CRASH: Mishap.STORE_CRASH,
     }
 )
-"""Kinds of faults that befall whole stores and hosts here, or come about by themselves, and as what they are counted."""
+"""Kinds of faults that befall whole stores and hosts here, or come about by themselves, and what they count as."""
 
 LEFT_OUT: Final[Mapping[FaultKind, str]] = MappingProxyType(
     {
@@ -164,6 +164,7 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
                 Mishap.STORE_HANGING,
                 Mishap.STORE_SLOW,
                 Mishap.STORE_CRASH,
+                Mishap.LATE_LANDING,
                 Mishap.HOST_RESTART,
                 Mishap.CLOCK_STEP,
             ),
