@@ -153,6 +153,8 @@ def _mutants() -> Iterator[Mutant]:
         where=f"{_EXECUTION}._read_back",
         old="last.disproved = last.ended",
         new="last.disproved = True",
+        first_seed=52,
+        seeds=80,
     )
     yield Mutant(
         name="given-up-is-failed",

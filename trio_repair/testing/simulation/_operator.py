@@ -232,8 +232,6 @@ class Operator:
     async def _outage(self) -> None:
         """Many documents fall behind, and are repaired together: their texts and writes travel in one call."""
         ids = self.rng.sample(self.world.doc_ids, self.rng.randint(2, len(self.world.doc_ids)))
-        if self.world.stores["text"].mood in (Mishap.STORE_REFUSING, Mishap.STORE_HANGING):
-            return
         self.world.lose_writes(ids)
         jobs = [self.new_job(doc_id, SyncStrategy.TEXT_SOURCE_OF_TRUTH) for doc_id in ids]
         self.world.nursery.start_soon(self._take_stream, jobs, None)

@@ -202,6 +202,8 @@ class World:
 
     def lose_writes(self, doc_ids: Iterable[str]) -> None:
         """What the application writes reaches the text store alone, for several documents in a row."""
+        if self.stores["text"].mood in (Mishap.STORE_REFUSING, Mishap.STORE_HANGING):
+            return
         for doc_id in doc_ids:
             self.recent.append(doc_id)
             self.witness.count(Mishap.HALF_WRITE)
