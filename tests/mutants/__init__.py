@@ -147,6 +147,32 @@ def _mutants() -> Iterator[Mutant]:
         first_seed=10,
     )
     yield Mutant(
+        name="disproved-too-soon",
+        breaks="a write that a driver still works on is said to have failed, and lands afterwards",
+        invariants=("I8",),
+        where=f"{_EXECUTION}._read_back",
+        old="last.disproved = last.ended",
+        new="last.disproved = True",
+        first_seed=52,
+        seeds=80,
+    )
+    yield Mutant(
+        name="given-up-is-failed",
+        breaks="a write that was given up is said to have had no effect",
+        invariants=("I8",),
+        where="_batching:Batcher._fail",
+        old="WriteAnswer(status=WriteStatus.UNKNOWN, error=error) if effect else error",
+        new="error",
+    )
+    yield Mutant(
+        name="found-and-not-owned",
+        breaks="a write that got no verdict and is found to have landed is told as nobody's",
+        invariants=("I8",),
+        where="_progress:StoreProgress.confirm",
+        old="self.landed = True",
+        new="pass",
+    )
+    yield Mutant(
         name="cache-is-a-source",
         breaks="a stale cache entry is copied over the stores",
         invariants=("I8",),
@@ -210,8 +236,8 @@ def _mutants() -> Iterator[Mutant]:
         breaks="a repair outlasts the time that it was given",
         invariants=("I15",),
         where=f"{_ENGINE}._supervise",
-        old="max(0.0, entry.timeout_at - trio.current_time())",
-        new="max(0.0, entry.timeout_at + 1.0 - trio.current_time())",
+        old="trio.move_on_after(max(0.0, entry.timeout_at -",
+        new="trio.move_on_after(max(0.0, entry.timeout_at + 1.0 -",
     )
     yield Mutant(
         name="damage-counts-as-equal",
@@ -320,3 +346,31 @@ def _mutants() -> Iterator[Mutant]:
 
 
 MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in _mutants()}
+
+HELD: dict[Bug, tuple[str, str]] = {
+    Bug(
+        "lock-of-one-store",
+        f"{_ENGINE}._ended",
+        "[name for name, _request in outstanding]",
+        "[outstanding[0][0]]",
+    ): ("test_engine", "test_i12_writes_left_in_two_stores_lock_the_document_until_both_have_ended"),
+    Bug(
+        "seconds-of-the-last-attempt",
+        f"{_ENGINE}._ended",
+        "entry.running_seconds += now",
+        "entry.running_seconds = now",
+    ): ("test_engine", "test_running_seconds_are_those_of_all_attempts"),
+    Bug(
+        "verdict-not-told",
+        "_progress:Progress._learn",
+        "store.learn()",
+        "pass",
+    ): ("test_engine", "test_i8_a_companion_that_leaves_between_two_verdicts_is_told_of_the_first"),
+    Bug(
+        "last-companion-decides",
+        "_queue:WorkQueue.add",
+        "entry.key = min(entry.key, key)",
+        "entry.key = key",
+    ): ("test_queue", "test_a_companion_that_is_in_no_hurry_takes_no_urgency_away"),
+}
+"""Planted bugs that a simulation meets too seldom: the module and the name of the test that finds each."""

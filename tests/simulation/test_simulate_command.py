@@ -28,6 +28,7 @@ def test_it_says_what_it_has_reached_in_80_columns(capsys: pytest.CaptureFixture
     for word in ("3 runs of 8 simulated hours from seed 2", "outcomes: ", "receipts: ", "faults: ", "mishaps: "):
         assert word in out
     assert "no violation; too short to judge" in out
+    assert "left out: blocked-loop: it takes wall time" in out
     assert 80 >= max(len(line) for line in out.splitlines())
 
 
@@ -60,6 +61,9 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert 64 == len(record["trace_hash"])
     assert {"repaired", "timed-out"} <= set(record["outcomes"])
+    assert {"blocked-loop", "shuffled-answers"} == set(record["left_out"])
+    # What was not reached is named as it is counted.
+    assert all(what.split(" ", 1)[1] == what.split(" ", 1)[1].lower() for what in record["missing"])
 
 
 def test_json_tells_of_a_violation(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +82,9 @@ def test_a_vacuous_batch_fails(capsys: pytest.CaptureFixture[str], monkeypatch: 
     status, out, _ = _run(capsys, "--hours", "1")
     assert 1 == status
     assert "never reached" in out
+    # By the names that the counts above it have.
+    assert "StepState" not in out
+    assert "receipt refused" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,15 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -
     status, out, err = _run(capsys, *arguments)
     assert (2, "") == (status, out)
     assert arguments[0].lstrip("-") in err
+
+
+@pytest.mark.parametrize("digits", [19, 20, 5000])
+def test_a_number_with_too_many_digits_is_told_the_limit(capsys: pytest.CaptureFixture[str], digits: int) -> None:
+    """It is an integer, only too long. Control: as many as are allowed."""
+    status, out, err = _run(capsys, "--seed", "9" * digits, "--hours", "0.1")
+    assert (2, "") == (status, out)
+    assert "at most 18 digits" in err
+    assert (0, "") == _run(capsys, "--seed", "9" * 18, "--hours", "0.1")[::2]
 
 
 def test_it_is_installed() -> None:

@@ -16,6 +16,7 @@ from mutants import MUTANTS
 from trio_repair import InvalidValue, RepairOutcome
 from trio_repair.testing import FaultKind
 from trio_repair.testing.simulation import PROFILES, Mishap, SimulationReport, SimulationUnsupported, simulate
+from trio_repair.testing.simulation._profiles import AS_MISHAPS, LEFT_OUT
 from trio_repair.testing.simulation._scheduler import seeded_scheduler
 
 
@@ -88,10 +89,13 @@ def test_a_long_batch_that_has_not_seen_everything_fails() -> None:
     for changes in (
         {"outcomes": {**dict.fromkeys(RepairOutcome, 1), RepairOutcome.REPAIRED: 0}},
         {"faults": {**dict.fromkeys(FaultKind, 1), FaultKind.HANG: 0}},
+        {"faults": {**dict.fromkeys(FaultKind, 1), FaultKind.STUCK: 0}},
         {"mishaps": {**dict.fromkeys(Mishap, 1), Mishap.SWIZZLE: 0}},
     ):
         assert not _report(**changes).ok
-        assert 1 == len(_report(**changes).missing)
+        (unseen,) = (what for seen in changes.values() for what, number in seen.items() if not number)
+        (named,) = _report(**changes).missing
+        assert named.endswith(f" {unseen.value}")
         # Too short a batch is not blamed for it.
         assert _report(**changes, runs=1).ok
 
@@ -100,18 +104,29 @@ def test_profiles_expect_only_what_they_bring_about() -> None:
     """Each profile's faults can strike somewhere, and its mishaps exist; only the harsh one expects them all."""
     assert {"none", "mild", "harsh"} == set(PROFILES)
     assert set(Mishap) == set(PROFILES["harsh"].mishaps)
-    assert FaultKind.BLOCKED_LOOP not in PROFILES["harsh"].faults
-    # These befall whole stores and hosts there, as mishaps; or wear down the proof, as answers in a wrong order do.
-    elsewhere = {
-        FaultKind.LATE_LANDING,
-        FaultKind.PARTIAL_BULK,
-        FaultKind.OVERTAKEN,
-        FaultKind.SHUFFLED_ANSWERS,
-        FaultKind.STUCK,
-        FaultKind.CLOCK_SKEW,
-        FaultKind.CRASH,
-    }
-    assert set(FaultKind) - {FaultKind.BLOCKED_LOOP} - elsewhere == set(PROFILES["harsh"].faults)
+    assert not AS_MISHAPS.keys() & set(PROFILES["harsh"].faults)
+    assert set(AS_MISHAPS.values()) <= set(PROFILES["harsh"].mishaps)
+    left = {kind for kind in LEFT_OUT if kind not in PROFILES["harsh"].faults}
+    assert {FaultKind.BLOCKED_LOOP} == left
+    assert set(FaultKind) == set(PROFILES["harsh"].faults) | set(AS_MISHAPS) | left
+
+
+@pytest.mark.parametrize("profile", ["none", "mild", "harsh"])
+def test_what_a_profile_leaves_out_is_told_with_the_reason(profile: str) -> None:
+    """Each kind of fault is expected, counted as a mishap, or named as left out; one is both, in part."""
+    told = set(_report(profile=profile).left_out)
+    chosen = PROFILES[profile]
+    brought = set(chosen.faults) | {kind for kind, mishap in AS_MISHAPS.items() if mishap in chosen.mishaps}
+    assert {kind.value for kind in FaultKind} == told | {kind.value for kind in brought}
+    in_part = {"shuffled-answers"} if profile == "harsh" else set()
+    assert in_part == told & {kind.value for kind in brought}
+
+
+def test_a_long_run_of_one_world_is_not_blamed_for_what_its_stores_cannot_show() -> None:
+    """Stores that take one document at a time shuffle nothing; of twenty worlds, some take more."""
+    unseen = {**dict.fromkeys(FaultKind, 1), FaultKind.SHUFFLED_ANSWERS: 0, FaultKind.PARTIAL_BULK: 0}
+    assert _report(faults=unseen, runs=1, hours=1000.0).ok
+    assert ("fault partial-bulk", "fault shuffled-answers") == _report(faults=unseen).missing
 
 
 def test_a_violation_tells_how_to_see_it_again() -> None:
@@ -129,6 +144,24 @@ def test_a_violation_tells_how_to_see_it_again() -> None:
         again = simulate(report.failed_seed, hours=4)
         assert report.violation == again.violation
     assert simulate(report.failed_seed, hours=4).ok
+
+
+@pytest.mark.parametrize(("seed", "profile"), [(3, "mild"), (1, "harsh")])
+def test_a_violation_of_several_documents_shows_them_all(seed: int, profile: str) -> None:
+    """One repair too many: the trace has the start of each that runs, not only of the last one."""
+    with MUTANTS["permit-too-many"].planted():
+        violation = simulate(seed, hours=2, runs=20, profile=profile).violation
+    assert violation is not None
+    assert "I13" == violation.invariant
+    running: dict[str, None] = {}
+    for line in violation.trace:
+        words = line.split()
+        doc_id = next((word for word in words if word.startswith("doc=")), "")
+        if "started" in words:
+            running[doc_id] = None
+        elif "ended" in words:
+            running.pop(doc_id, None)
+    assert int(violation.detail.split()[0]) == len(running)
 
 
 @pytest.mark.parametrize(

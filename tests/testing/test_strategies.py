@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import find, given, settings
 
 from trio_repair import (
     ContentDefinition,
     DivergenceKind,
     Document,
+    DocumentVersion,
     InvalidDocumentId,
     RepairJob,
     SyncStrategy,
@@ -80,9 +82,44 @@ def test_tombstones_are_tombstones(document: Document) -> None:
 @few
 @given(strategies.jobs(strategies=[SyncStrategy.MOST_RECENT]))
 def test_jobs_keep_to_the_strategies_asked_for(job: RepairJob) -> None:
-    """Drawn jobs have the strategy that was named, and no deadline on a wall clock."""
+    """Drawn jobs have the strategy that was named, and no deadline that the wall clock reaches while tests run."""
     assert job.strategy is SyncStrategy.MOST_RECENT
-    assert job.deadline is None
+    assert job.deadline is None or job.deadline.year in (2001, 2200)
+
+
+def test_jobs_and_versions_reach_every_field() -> None:
+    """Non-vacuity: deadlines that are past and to come, attempts that were made elsewhere, and moments of writing."""
+    seen: set[tuple[str, bool]] = set()
+
+    @reach
+    @given(strategies.jobs(), strategies.versions())
+    def look(job: RepairJob, version: DocumentVersion) -> None:
+        fields = {"timeout": job.timeout, "deadline": job.deadline, "retried": job.retry_count or None}
+        fields["retries left"] = None if job.retry_count >= job.max_retries else 1
+        fields["deleted at" if version.deleted else "written at"] = version.updated_at
+        seen.update((name, value is not None) for name, value in fields.items())
+        if job.deadline is not None:
+            seen.add(("past", job.deadline < dt.datetime.now(dt.timezone.utc)))
+
+    look()
+    names = ("timeout", "deadline", "retried", "retries left", "deleted at", "written at", "past")
+    assert {(name, given) for name in names for given in (True, False)} == seen
+
+
+def test_the_simplest_job_has_nothing_that_it_need_not_have() -> None:
+    """What fails is shrunk towards none: no deadline, no timeout, no retries, no moment of writing."""
+    job = find(strategies.jobs(), lambda _: True)
+    assert (None, None, 0, 0) == (job.deadline, job.timeout, job.retry_count, job.max_retries)
+    assert find(strategies.versions(), lambda _: True).updated_at is None
+    # And one that has a deadline has the one that is never reached.
+    late = find(strategies.jobs(), lambda job: job.deadline is not None)
+    assert late.deadline == dt.datetime(2200, 1, 1, tzinfo=dt.timezone.utc)
+
+
+def test_jobs_take_deadlines_of_a_clock_of_ones_own() -> None:
+    """Moments on a wall clock that the test moves."""
+    moment = dt.datetime(1999, 1, 1, tzinfo=dt.timezone.utc)
+    assert moment == find(strategies.jobs(deadlines=st.just(moment)), lambda _: True).deadline
 
 
 @few

@@ -73,7 +73,8 @@ HERE: Final = Where()
 Json: TypeAlias = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON lines on stdout.")
 ]
-_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+_WHOLE: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_MOST_DIGITS: Final = 18
 
 
 def _whole(_type: object, tokens: Sequence[Token]) -> int:
@@ -81,6 +82,9 @@ def _whole(_type: object, tokens: Sequence[Token]) -> int:
     text = tokens[0].value
     if _WHOLE.fullmatch(text) is None:
         raise ValueError(f"must be an integer, not {text!r}")
+    if len(text.lstrip("+-")) > _MOST_DIGITS:
+        # More fits no counter, and Python itself refuses numbers of thousands of digits.
+        raise ValueError(f"must be an integer of at most {_MOST_DIGITS} digits")
     return int(text)
 
 

@@ -69,10 +69,20 @@ def _lines(report: SimulationReport) -> Iterator[str]:
     elif report.missing and report.judged:
         yield from _wrapped(f"no violation, but it shows nothing: never reached {', '.join(report.missing)}")
     elif report.judged:
-        yield "no violation; every outcome, receipt state and fault was reached"
+        yield from _wrapped("no violation; every outcome, receipt state, fault and mishap of this profile was reached")
     else:
         enough = PROFILES[report.profile].hours_to_judge
         yield f"no violation; too short to judge what was reached (under {enough:g} hours)"
+    yield from _left_out(report)
+
+
+def _left_out(report: SimulationReport) -> Iterator[str]:
+    """What it says nothing about: kinds with a reason in common on one line."""
+    kinds: dict[str, list[str]] = {}
+    for kind, reason in report.left_out.items():
+        kinds.setdefault(reason, []).append(kind)
+    for reason, names in kinds.items():
+        yield from _wrapped(f"left out: {', '.join(names)}: {reason}")
 
 
 def _wrapped(line: str, indent: str = "  ") -> list[str]:
@@ -108,6 +118,7 @@ def _record(report: SimulationReport) -> dict[str, Any]:
         **_counted(report),
         "judged": report.judged,
         "missing": list(report.missing),
+        "left_out": dict(report.left_out),
         "ok": report.ok,
         "replay": report.replay,
         "violation": None

@@ -86,6 +86,12 @@ def _moments() -> st.SearchStrategy[dt.datetime | None]:
     return st.none() | st.datetimes(timezones=st.just(dt.timezone.utc))
 
 
+@functools.cache
+def _deadlines() -> st.SearchStrategy[dt.datetime | None]:
+    """None first, so that examples shrink towards it."""
+    return st.none() | st.sampled_from([dt.datetime(year, 1, 1, tzinfo=dt.timezone.utc) for year in (2200, 2001)])
+
+
 def documents(
     *,
     ids: st.SearchStrategy[str] | None = None,
@@ -127,18 +133,24 @@ def tombstones(
 def versions(*, numbers: st.SearchStrategy[int | None] | None = None) -> st.SearchStrategy[DocumentVersion]:
     """Versions, of tombstones too, out of few digests, so that equal ones are common."""
     given = version_numbers() if numbers is None else numbers
-    live = st.builds(DocumentVersion, number=given, digest=st.sampled_from([digit * 64 for digit in "abc"]))
-    return live | given.map(lambda number: DocumentVersion(number=number, deleted=True))
+    digests = st.sampled_from([digit * 64 for digit in "abc"])
+    live = st.builds(DocumentVersion, number=given, digest=digests, updated_at=_moments())
+    return live | st.builds(DocumentVersion, number=given, deleted=st.just(value=True), updated_at=_moments())
 
 
 def jobs(
-    *, ids: st.SearchStrategy[str] | None = None, strategies: Collection[SyncStrategy] = tuple(SyncStrategy)
+    *,
+    ids: st.SearchStrategy[str] | None = None,
+    strategies: Collection[SyncStrategy] = tuple(SyncStrategy),
+    deadlines: st.SearchStrategy[dt.datetime | None] | None = None,
 ) -> st.SearchStrategy[RepairJob]:
-    """Repair jobs without a deadline, which would depend on the wall clock. Each has an id of its own.
+    """Repair jobs. Each has an id of its own; without a deadline is the simplest.
 
     Args:
         ids: of the documents; None: `doc_ids()`.
         strategies: which ones to draw from.
+        deadlines: None: none at all, or one that is long past, or one that is far off, so that what a job does never
+            depends on the wall clock; under a clock of your own, draw moments of that.
     """
     return st.builds(
         RepairJob,
@@ -148,7 +160,9 @@ def jobs(
         priority=st.sampled_from(RepairPriority),
         trigger=st.sampled_from(RepairTrigger),
         created_at=st.just(dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)),
+        deadline=_deadlines() if deadlines is None else deadlines,
         timeout=st.none() | st.floats(0.01, 100),
+        retry_count=st.integers(0, 4),
         max_retries=st.integers(0, 4),
     )
 

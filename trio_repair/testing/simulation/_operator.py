@@ -155,6 +155,7 @@ class Operator:
             (30, self._submit),
             (8, self._execute),
             (3, self._stream),
+            (5, self._outage),
             (5, self._planned),
             (3, self._resolve),
             (2, self._cancel_one),
@@ -227,6 +228,13 @@ class Operator:
                     engine.submit_nowait(job)
             except (trio.WouldBlock, EngineClosed):
                 self.world.witness.note(job.doc_id, f"{job.id} finds no room")
+
+    async def _outage(self) -> None:
+        """Many documents fall behind, and are repaired together: their texts and writes travel in one call."""
+        ids = self.rng.sample(self.world.doc_ids, self.rng.randint(2, len(self.world.doc_ids)))
+        self.world.lose_writes(ids)
+        jobs = [self.new_job(doc_id, SyncStrategy.TEXT_SOURCE_OF_TRUTH) for doc_id in ids]
+        self.world.nursery.start_soon(self._take_stream, jobs, None)
 
     async def _execute(self) -> None:
         scope = trio.CancelScope()

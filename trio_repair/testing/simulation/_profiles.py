@@ -117,9 +117,31 @@ _LYING: Final = (
     FaultKind.LATE_ERROR,
     FaultKind.DRIVER_ERROR,
     FaultKind.SWALLOWED_CANCEL,
+    FaultKind.STUCK,
     FaultKind.WRONG_LENGTH,
+    FaultKind.PARTIAL_BULK,
+    FaultKind.SHUFFLED_ANSWERS,
 )
-"""Those that break the contract of `Store`. BLOCKED_LOOP is left out: it takes wall time, of which there is none."""
+"""Those that break the contract of `Store`."""
+
+AS_MISHAPS: Final[Mapping[FaultKind, Mishap]] = MappingProxyType(
+    {
+        FaultKind.LATE_LANDING: Mishap.LATE_LANDING,
+        FaultKind.OVERTAKEN: Mishap.REORDERING,
+        FaultKind.CLOCK_SKEW: Mishap.SKEWED_CLOCK,
+        FaultKind.CRASH: Mishap.STORE_CRASH,
+    }
+)
+"""Kinds of faults that befall whole stores and hosts here, or come about by themselves, and what they count as."""
+
+LEFT_OUT: Final[Mapping[FaultKind, str]] = MappingProxyType(
+    {
+        FaultKind.BLOCKED_LOOP: "it takes wall time, and here there is none",
+        FaultKind.SHUFFLED_ANSWERS: "looks and verdicts only (reads and preparations are shuffled): they name no "
+        "document, so that no engine can tell, and what it then reports is the store's lie",
+    }
+)
+"""What no profile brings about, wholly or in part, and why."""
 
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
     {
@@ -142,6 +164,7 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
                 Mishap.STORE_HANGING,
                 Mishap.STORE_SLOW,
                 Mishap.STORE_CRASH,
+                Mishap.LATE_LANDING,
                 Mishap.HOST_RESTART,
                 Mishap.CLOCK_STEP,
             ),
@@ -157,4 +180,5 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
         ),
     }
 )
-"""By name: "none" (writers that fail half-way, but no store ever does), "mild" and "harsh"."""
+"""By name: "none" (writers that fail half-way, but no store ever does), "mild" (faults that honest stores have) and
+"harsh" (all but `LEFT_OUT`)."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from trio_repair import InvalidValue, RepairOutcome, StepState
 
 from .._faults import FaultKind
-from ._profiles import PROFILES, Mishap
+from ._profiles import AS_MISHAPS, LEFT_OUT, PROFILES, Mishap
 from ._run import run_once
 from ._story import Violation
 
 _MIN_RUNS: Final = 20
-"""Fewer runs may all have version numbers that are made by no clock."""
+_NEED_RUNS: Final = frozenset({Mishap.SKEWED_CLOCK, FaultKind.PARTIAL_BULK, FaultKind.SHUFFLED_ANSWERS})
+"""Fewer runs may all have version numbers that are made by no clock, or stores that take one document at a time."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,16 +52,35 @@ class SimulationReport:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Outcomes, receipt states, faults and mishaps that the profile should bring about and this batch did not."""
+        """What the profile should bring about and this batch did not, such as "receipt refused" or "fault stuck"."""
         profile = PROFILES[self.profile]
-        mishaps = [mishap for mishap in profile.mishaps if self.runs >= _MIN_RUNS or mishap is not Mishap.SKEWED_CLOCK]
-        expected = (
-            *((outcome, self.outcomes) for outcome in RepairOutcome),
-            *((state, self.states) for state in profile.states),
-            *((fault, self.faults) for fault in profile.faults),
-            *((mishap, self.mishaps) for mishap in mishaps),
+        expected: tuple[tuple[str, Iterable[enum.Enum], Mapping[Any, int]], ...] = (
+            ("outcome", RepairOutcome, self.outcomes),
+            ("receipt", profile.states, self.states),
+            ("fault", profile.faults, self.faults),
+            ("mishap", profile.mishaps, self.mishaps),
         )
-        return tuple(f"{type(what).__name__}.{what.name}" for what, seen in expected if not seen[what])  # type: ignore[index]
+        return tuple(
+            f"{kind} {what.value}"
+            for kind, all_of_them, seen in expected
+            for what in all_of_them
+            if not seen[what] and (self.runs >= _MIN_RUNS or what not in _NEED_RUNS)
+        )
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """The kinds of faults that the profile does not bring about, wholly or in part, each with the reason."""
+        profile = PROFILES[self.profile]
+        reasons: dict[str, str] = {}
+        for kind in FaultKind:
+            if kind in profile.faults or AS_MISHAPS.get(kind) in profile.mishaps:
+                if kind in LEFT_OUT:
+                    reasons[kind.value] = LEFT_OUT[kind]
+            elif kind in PROFILES["harsh"].faults or kind in AS_MISHAPS:
+                reasons[kind.value] = f"not with faults {self.profile!r}"
+            else:
+                reasons[kind.value] = LEFT_OUT[kind]
+        return MappingProxyType(reasons)
 
     @property
     def ok(self) -> bool:

@@ -29,7 +29,7 @@ from trio_repair import (
 from trio_repair.abc import ScanPage
 from trio_repair.stores.memory import MemoryCopy, MemoryStore
 
-from .._faults import PER_DOCUMENT, DriverFault, FaultKind
+from .._faults import PER_DOCUMENT, SEVERAL, DriverFault, FaultKind
 from ._profiles import Mishap
 
 _GRID_SECONDS: Final = 0.02
@@ -58,6 +58,19 @@ class Watcher(Protocol):
         """Let the application write a document, here and now."""
 
 
+def _weight(fault: FaultKind, operation: str, *, several: bool) -> int:
+    """How much more often than others it strikes such a call; 0: never."""
+    if operation not in fault.operations or (fault in SEVERAL and not several):
+        return 0
+    if fault is FaultKind.SHUFFLED_ANSWERS:
+        # Elsewhere it is a lie that nobody can see through, see `LEFT_OUT`.
+        return 12 if operation in ("read", "prepare") else 0
+    if fault is FaultKind.STUCK and operation in ("write", "remove"):
+        # What a write that was given up may still do is the hardest to keep account of.
+        return 6
+    return 3 if len(fault.operations) <= 2 or fault in SEVERAL else 1
+
+
 class SimStore(MemoryStore):
     """The truth. The engine sees it through `Front`, checks see it as it is, in fair weather and foul."""
 
@@ -82,8 +95,8 @@ class SimStore(MemoryStore):
         self._latency = latency
         self._healed = trio.Event()
         self._crashes = 0
-        self._possible: dict[str, list[FaultKind]] = {}
-        """By operation: the faults that can strike it."""
+        self._possible: dict[tuple[str, bool], list[FaultKind]] = {}
+        """By operation, and whether it names several documents: the faults that can strike it."""
         self._order = itertools.count()
         self._last_effect = -1
         self._author = "app"
@@ -124,7 +137,7 @@ class SimStore(MemoryStore):
         """One call, with whatever goes wrong with it."""
         rng = self._rng
         order, crashes = next(self._order), self._crashes
-        fault = self._draw(operation)
+        fault = self._draw(operation, len(ids))
         seconds = self._latency * (0.5 + rng.random())
         if self.mood is Mishap.STORE_SLOW:
             self._watcher.count(Mishap.STORE_SLOW)
@@ -133,7 +146,9 @@ class SimStore(MemoryStore):
             self._watcher.count(fault)
             seconds += rng.uniform(0.1, 5)
         if fault is FaultKind.SWALLOWED_CANCEL:
-            await self._sleep_through_cancellation(seconds + rng.uniform(0.5, 8))
+            await self._sleep_through_cancellation(fault, seconds + rng.uniform(0.5, 8))
+        elif fault is FaultKind.STUCK:
+            await self._sleep_through_cancellation(fault, seconds + rng.uniform(5, 40))
         else:
             await self._sleep(seconds)
         if operation != "prepare":
@@ -160,19 +175,18 @@ class SimStore(MemoryStore):
             await self._healed.wait()
         return self._spoil(fault, answers)
 
-    def _draw(self, operation: str) -> FaultKind | None:
-        # Writes are rare, and what befalls them matters most.
-        rate = 3 * self.fault_rate if operation in ("write", "remove") else self.fault_rate
+    def _draw(self, operation: str, documents: int) -> FaultKind | None:
+        several = documents > 1
+        # Writes are rare, and what befalls them matters most; rarer still are calls that carry several documents on.
+        rare = operation in ("write", "remove") or (several and operation != "observe")
+        rate = 3 * self.fault_rate if rare else self.fault_rate
         if not self.faults or rate == 0 or self._rng.random() >= rate:
             return None
-        possible = self._possible.get(operation)
+        possible = self._possible.get((operation, several))
         if possible is None:
-            # Those that can strike few operations come as often as the others.
-            possible = self._possible[operation] = [
-                fault
-                for fault in self.faults
-                for _ in range(3 if len(fault.operations) <= 2 else 1)
-                if operation in fault.operations
+            # Those that can strike few operations, or few calls, come as often as the others.
+            possible = self._possible[operation, several] = [
+                fault for fault in self.faults for _ in range(_weight(fault, operation, several=several))
             ]
         return self._rng.choice(possible)
 
@@ -182,11 +196,16 @@ class SimStore(MemoryStore):
         moment = (trio.current_time() + seconds) / _GRID_SECONDS
         await trio.sleep_until(math.ceil(moment) * _GRID_SECONDS)
 
-    async def _sleep_through_cancellation(self, seconds: float) -> None:
+    async def _sleep_through_cancellation(self, fault: FaultKind, seconds: float) -> None:
+        """What is stuck, unlike what swallows its cancellation, goes on at once when the store is well again."""
         with trio.CancelScope(shield=True):
-            await trio.sleep(seconds)
+            if fault is FaultKind.STUCK:
+                with trio.move_on_after(seconds):
+                    await self._healed.wait()
+            else:
+                await trio.sleep(seconds)
         if trio.current_effective_deadline() < trio.current_time():
-            self._watcher.count(FaultKind.SWALLOWED_CANCEL)
+            self._watcher.count(fault)
 
     async def _weather(self, crashes: int) -> None:
         """Pass, wait, or fail, as the store is."""
@@ -218,7 +237,8 @@ class SimStore(MemoryStore):
             error: StoreError = StoreUnavailable(self.name, "injected: the request was lost")
             return [WriteAnswer(status=WriteStatus.UNKNOWN, error=error) for _ in ids]
         answers: list[Any] = []
-        for index, (doc_id, item) in enumerate(zip(ids, items, strict=True)):
+        served = self._rng.randrange(1, len(ids)) if fault is FaultKind.PARTIAL_BULK else len(ids)
+        for index, (doc_id, item) in enumerate(zip(ids[:served], items[:served], strict=True)):
             if index == victim:
                 assert fault is not None
                 answers.append(self._turn_down(fault, doc_id, effect=effect))
@@ -258,6 +278,12 @@ class SimStore(MemoryStore):
         if fault is FaultKind.WRONG_LENGTH:
             self._watcher.count(fault)
             return answers[:-1]
+        if fault is FaultKind.SHUFFLED_ANSWERS:
+            self._watcher.count(fault)
+            return [*answers[1:], *answers[:1]]
+        if fault is FaultKind.PARTIAL_BULK:
+            self._watcher.count(fault)
+            raise StoreUnavailable(self.name, "injected: the connection broke half-way")
         if fault is FaultKind.LATE_ERROR:
             self._watcher.count(fault)
             raise StoreUnavailable(self.name, "injected: the connection broke after the call")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import attrs
@@ -62,6 +62,8 @@ MARKER: Final = "classified"
 _REMEMBERED: Final = 20_000
 """So many lines of the trace are kept to show the way to a violation."""
 _SHOWN: Final = 40
+_SHOWN_OF_EACH: Final = 20
+"""Where several documents are concerned; so that the start of each repair is among them."""
 
 
 class Witness:
@@ -120,14 +122,34 @@ class Witness:
         """SHA-256 of the trace so far, in hexadecimal."""
         return self._hash.hexdigest()
 
-    def fail(self, invariant: str, doc_id: str | None, detail: str) -> None:
-        """Keep the first violation, and stop the run."""
+    def fail(self, invariant: str, doc_id: str | None, detail: str, *, also: Sequence[str] = ()) -> None:
+        """Keep the first violation, and stop the run.
+
+        Args:
+            invariant: the promise that was broken.
+            doc_id: the document at which it shows; None: it concerns them all.
+            detail: what is wrong.
+            also: other documents that it is about.
+        """
         if self.violation is None:
-            about = [line for of, line in self._lines if doc_id is None or of is None or of == doc_id]
+            trace = self._about(None if doc_id is None else {doc_id: None, **dict.fromkeys(also)})
             self.violation = Violation(
-                invariant=invariant, at=self.now(), doc_id=doc_id, detail=detail, trace=tuple(about[-_SHOWN:])
+                invariant=invariant, at=self.now(), doc_id=doc_id, detail=detail, trace=tuple(trace)
             )
             self._stop()
+
+    def _about(self, doc_ids: Collection[str] | None) -> list[str]:
+        """The last lines of these documents, in order; None: of all."""
+        about = [(of, line) for of, line in self._lines if doc_ids is None or of is None or of in doc_ids]
+        if doc_ids is None or len(doc_ids) == 1:
+            return [line for _, line in about[-_SHOWN:]]
+        of_each: Counter[str | None] = Counter()
+        lines: list[str] = []
+        for of, line in reversed(about):
+            of_each[of] += 1
+            if of_each[of] <= _SHOWN_OF_EACH:
+                lines.append(line)
+        return lines[::-1]
 
     def count(self, what: FaultKind | Mishap) -> None:
         """It has had its effect."""
@@ -164,7 +186,8 @@ class Witness:
         try:
             self._checker.end()
         except TraceViolation as violation:
-            self.fail(violation.invariant, None, violation.detail)
+            first, *others = violation.doc_ids or (None,)
+            self.fail(violation.invariant, first, violation.detail, also=[other for other in others if other])
         if self._calls:
             self.fail("I15", None, f"{self._calls} calls of stores outlived the engine")
         said = engine.statistics()
@@ -198,7 +221,7 @@ class Witness:
         try:
             self._checker.see(event)
         except TraceViolation as violation:
-            self.fail(violation.invariant, event.doc_id, violation.detail)
+            self.fail(violation.invariant, event.doc_id, violation.detail, also=violation.doc_ids)
         match event.kind:
             case EventKind.ACCEPTED:
                 self._job_accepted(event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 import trio
@@ -198,6 +199,15 @@ class World:
                 store.delete_nowait(doc_id, number=numbered)
             else:
                 store.put_nowait(document)
+
+    def lose_writes(self, doc_ids: Iterable[str]) -> None:
+        """What the application writes reaches the text store alone, for several documents in a row."""
+        if self.stores["text"].mood in (Mishap.STORE_REFUSING, Mishap.STORE_HANGING):
+            return
+        for doc_id in doc_ids:
+            self.recent.append(doc_id)
+            self.witness.count(Mishap.HALF_WRITE)
+            self.stores["text"].put_nowait(self.document(doc_id, self.next_number(doc_id)))
 
     def damage(self, doc_id: str) -> None:
         """Spoil one copy, or lose it."""
