@@ -1,4 +1,4 @@
-"""List the benchmarks, or run one: ``python -m benchmarks [NAME [OPTION ...]]``."""
+"""List the benchmarks, run one, or show what was measured: ``python -m benchmarks [NAME | report [OPTION ...]]``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pkgutil
 import sys
 
 import benchmarks
+from benchmarks import _report
 
 
 def names() -> list[str]:
@@ -22,10 +23,13 @@ def main(arguments: list[str]) -> int:
         for name in names():
             claim = (importlib.import_module(f"benchmarks.{name}").__doc__ or "").splitlines()[0]
             print(f"  {name:19} {claim}")
+        print(f"\n  {'report':19} {(_report.__doc__ or '').splitlines()[0]}")
         return 0
     name, *rest = arguments
+    if name == "report":
+        return _report.main(rest)
     if name not in names():
-        print(f"benchmarks: there is no {name!r}; there are: {', '.join(names())}", file=sys.stderr)
+        print(f"benchmarks: there is no {name!r}; there are: {', '.join(names())}; and report", file=sys.stderr)
         return 2
     importlib.import_module(f"benchmarks.{name}").main(rest)
     return 0

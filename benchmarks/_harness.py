@@ -6,21 +6,29 @@ piece of work in a process of its own, so that its peak memory is that of the wo
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import datetime as dt
 import gc
 import importlib
 import json
+import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 import trio
+
+import trio_repair
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
@@ -94,13 +102,68 @@ def told(figures: Mapping[str, float], digits: int = 2) -> str:
     return f"{figures['median']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def save(name: str, figures: Mapping[str, Any]) -> Path:
-    """Write the figures, with what they were measured on, to ``benchmarks/results/NAME.json``."""
+def save(name: str, figures: Mapping[str, Any], *, prog: str, options: argparse.Namespace) -> Path:
+    """Write the figures to ``benchmarks/results/NAME.json``, with machine, date and command.
+
+    Args:
+        name: of the file.
+        figures: whatever the benchmark's ``shown`` understands.
+        prog: ``python -m benchmarks`` and the benchmark.
+        options: what it was told, and its defaults. Of folders the last part is kept: where one has its disk is
+            nobody's business, and says nothing to others.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    machine = {"python": platform.python_version(), "trio": trio.__version__, "machine": platform.machine()}
-    path.write_text(json.dumps({"benchmark": name, "on": machine, **figures}, indent=2) + "\n")
+    given = {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()}
+    made = {
+        "benchmark": name,
+        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        "command": command(prog, given),
+        "options": given,
+        "on": machine(),
+    }
+    path.write_text(json.dumps({**made, **figures}, indent=2) + "\n")
     return path
+
+
+def command(prog: str, options: Mapping[str, Any]) -> str:
+    """The command with every option spelled out, so that it means the same when a default has changed."""
+    words = prog.split()
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if values:
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on: the machine, and the versions of what runs."""
+    try:
+        cores = len(os.sched_getaffinity(0))  # those that this process may use
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    found: dict[str, Any] = {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": cores,
+        "python": platform.python_version(),
+        "trio": trio.__version__,
+        "trio_repair": trio_repair.__version__,  # of the code that ran, installed or not
+    }
+    for package in ("attrs", "apsw"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def processor() -> str:
+    """Its name, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in {"model name", "Model"} and value.strip():
+                return value.strip()
+    return platform.processor() or "unknown"
 
 
 @attrs.frozen(kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import tracemalloc
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import trio
 
 from benchmarks import _harness
 from benchmarks._corpus import NAMES, build_damaged, open_stores
+from benchmarks._figures import Finding, Measure, Panel, Shown, Spread
 from trio_repair import AutoRepairConfig, Stores, check
 
 
@@ -92,4 +94,30 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     measured = [measure(count, part, options.rounds) for count in options.documents for part in options.damaged]
-    print(f"written to {_harness.save('check_scan', {'rounds': options.rounds, 'measured': measured})}")
+    figures = {"rounds": options.rounds, "measured": measured}
+    print(f"written to {_harness.save('check_scan', figures, prog=parser.prog, options=options)}")
+
+
+def shown(saved: Mapping[str, Any]) -> Shown:
+    """The row in which the check is dearest is the claim; the plots go along the sizes, a line for each damage."""
+    rows = saved["measured"]
+    dearest = max(rows, key=lambda row: row["check_over_read"]["median"])
+    claim = Finding(
+        what=f"a check of {dearest['documents']:,} documents, {dearest['damaged']:,} of them damaged (the dearest)",
+        against="reading id, number and digest of the same rows once",
+        ratio=Spread.of(dearest["check_over_read"]),
+    )
+
+    def panel(title: str, unit: str, value: Callable[[Mapping[str, Any]], Spread]) -> Panel:
+        measures = [Measure(f"{row['damaged_part']:.1%} damaged", value(row), row["documents"]) for row in rows]
+        return Panel(title=title, unit=unit, measures=measures, sizes="documents")
+
+    return Shown(
+        findings=[claim],
+        panels=[
+            panel("Check over reading once", "times", lambda row: Spread.of(row["check_over_read"])),
+            panel("Time of a document", "µs", lambda row: Spread.of(row["microseconds_per_document"])),
+            panel("Python objects at most", "MiB", lambda row: Spread.only(row["peak_python_bytes"] / 2**20)),
+        ],
+        notes=[f"{saved['rounds']} interleaved rounds; the memory is that of one more check"],
+    )

@@ -8,11 +8,13 @@ repair itself replaced by the same checkpoint. The ratio is taken round by round
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import trio
 
 from benchmarks import _harness
+from benchmarks._figures import Finding, Limit, Shown, Spread, bars
 from trio_repair import AutoRepairConfig, RepairJob, RepairOutcome, Stores, SyncStrategy, open_repair_engine
 from trio_repair.stores.memory import MemoryStore
 
@@ -96,7 +98,20 @@ def main(arguments: list[str]) -> None:
     for name, figures in per_job.items():
         print(f"  {name:8} {figures['median']:6.1f} us a job   ({figures['min']:.1f} to {figures['max']:.1f})")
     print(f"  ratio    {ratio['median']:6.2f}            ({ratio['min']:.2f} to {ratio['max']:.2f})")
-    path = _harness.save(
-        "engine_cost", {"jobs": options.jobs, "rounds": options.rounds, "ratio": ratio, "microseconds_per_job": per_job}
+    saved = {"jobs": options.jobs, "rounds": options.rounds, "ratio": ratio, "microseconds_per_job": per_job}
+    print(f"written to {_harness.save('engine_cost', saved, prog=parser.prog, options=options)}")
+
+
+def shown(saved: Mapping[str, Any]) -> Shown:
+    """The ratio is the claim; the bars are what both cost."""
+    claim = Finding(
+        what="a job through the engine",
+        against=f"a pool of {CONCURRENCY} Trio tasks on a memory channel",
+        ratio=Spread.of(saved["ratio"]),
+        limit=Limit(words="at most 3 times", high=3),
     )
-    print(f"written to {path}")
+    return Shown(
+        findings=[claim],
+        panels=[bars("Time of a job", "µs", saved["microseconds_per_job"])],
+        notes=[f"{saved['jobs']:,} jobs, {CONCURRENCY} at a time, {saved['rounds']} interleaved rounds"],
+    )

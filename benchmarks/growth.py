@@ -20,7 +20,7 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from itertools import islice
 from pathlib import Path
@@ -30,10 +30,15 @@ import trio
 
 from benchmarks import _harness
 from benchmarks._corpus import NAMES, build_damaged, open_stores
+from benchmarks._figures import Finding, Limit, Measure, Panel, Shown, Spread
 from benchmarks.check_scan import count_divergences
 from trio_repair import AutoRepairConfig, RepairJob, SyncStrategy, open_repair_engine
 
 CONCURRENCY = 64
+ENOUGH = 128
+"""MiB that are claimed to be enough."""
+CLAIMED = (10_000, 1_000_000)
+"""From where to where the claim is made."""
 WORKS = ("check", "repair")
 
 
@@ -178,4 +183,57 @@ def main(arguments: list[str]) -> None:
                 f" {_harness.told(row['time_over_reference'])} times;"
                 f" {memory:.1f} MiB at most, {_harness.told(row['peak_rss_over_smallest'])} times"
             )
-    print(f"written to {_harness.save('growth', figures)}")
+    print(f"written to {_harness.save('growth', figures, prog=parser.prog, options=options)}")
+
+
+def shown(saved: Mapping[str, Any]) -> Shown:
+    """Claims: the slowest of the sizes beyond the reference, and the most memory at any size; for either work."""
+    against = saved["against"]
+    measured_sizes = {row["documents"] for row in saved["check"]}
+    claimed = against == CLAIMED[0] and CLAIMED[1] in measured_sizes  # figures of other sizes hold and miss nothing
+    findings = []
+    for work in WORKS:
+        rows = saved[work]
+        beyond = [row for row in rows if row["documents"] > against] or [
+            row for row in rows if row["documents"] == against
+        ]
+        slowest = max(beyond, key=lambda row: row["time_over_reference"]["median"])
+        largest = max(rows, key=lambda row: row["peak_rss_bytes"]["median"])
+        findings += [
+            Finding(
+                what=f"{work} of {slowest['documents']:,} documents, time for each that is handled",
+                against=f"{work} of {against:,} documents",
+                ratio=Spread.of(slowest["time_over_reference"]),
+                limit=Limit(words="at most doubles", high=2) if claimed else None,
+            ),
+            Finding(
+                what=f"{work} of {largest['documents']:,} documents, peak memory of the process",
+                against=f"{ENOUGH} MiB",
+                ratio=Spread.of(largest["peak_rss_bytes"], 1 / (ENOUGH * 2**20)),
+                limit=Limit(words=f"{ENOUGH} MiB of memory are enough", high=1) if claimed else None,
+            ),
+        ]
+
+    def panel(title: str, unit: str, key: str, factor: float = 1.0, limit: float | None = None) -> Panel:
+        measures = [
+            Measure(work, Spread.of(row[key], factor), row["documents"]) for work in WORKS for row in saved[work]
+        ]
+        return Panel(title=title, unit=unit, measures=measures, sizes="documents", limit=limit)
+
+    return Shown(
+        findings=findings,
+        panels=[
+            panel("Time of a document that is handled", "µs", "microseconds_per_document"),
+            panel(
+                f"That, over {against:,} documents",
+                "times",
+                "time_over_reference",
+                limit=2 if claimed else None,
+            ),
+            panel("Peak memory of the process", "MiB", "peak_rss_bytes", 2**-20, limit=ENOUGH if claimed else None),
+        ],
+        notes=[
+            f"{saved['damaged']:.2%} damaged, at most {saved['repairs']:,} of them repaired",
+            f"{saved['concurrency']} repairs at a time, {saved['rounds']} rounds",
+        ],
+    )

@@ -34,13 +34,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
 import attrs
 
 from benchmarks import _harness
+from benchmarks._figures import Finding, Limit, Listing, Shown, Spread, bars
 from benchmarks._peers import CONCURRENCY, TIMEOUT, Contender, Left
 
 
@@ -139,6 +140,7 @@ def main(arguments: list[str]) -> None:
             "microseconds_per_job": _harness.scaled(seconds, 1e6),
             "over_floor": _harness.spread(comparison.ratios(name)),
             "over_engine": _harness.spread(comparison.ratios(name, to="engine")),
+            "engine_over": _harness.spread(comparison.ratios("engine", to=name)),
         }
         print(
             f"  {name:17} {_harness.told(rows[name]['microseconds_per_job'], 1)} us a job,"
@@ -152,4 +154,44 @@ def main(arguments: list[str]) -> None:
         "peers": rows,
         "left_out": left_out,
     }
-    print(f"written to {_harness.save('peers', figures)}")
+    print(f"written to {_harness.save('peers', figures, prog=parser.prog, options=options)}")
+
+
+def shown(saved: Mapping[str, Any]) -> Shown:
+    """Either half of the claim against the peer that is hardest to beat; the bars are all peers."""
+    rows = saved["peers"]
+
+    def cheapest(*, queue: bool) -> list[str]:
+        names = [name for name in rows if name not in {"floor", "engine"} and PEERS[name].queue is queue]
+        return sorted(names, key=lambda name: rows[name]["over_engine"]["median"])[:1]
+
+    findings = [
+        Finding(
+            what=f"a job through {name}, the cheapest task queue",
+            against="a job through the engine",
+            ratio=Spread.of(rows[name]["over_engine"]),
+            limit=Limit(words="less than every task queue", low=1),
+        )
+        for name in cheapest(queue=True)
+    ] + [
+        Finding(
+            what="a job through the engine",
+            against=f"a job through {name}, the cheapest task group",
+            ratio=Spread.of(rows[name]["engine_over"]),
+            limit=Limit(words="at most 4 times", high=4),
+        )
+        for name in cheapest(queue=False)
+    ]
+    each = [[name, row["version"] or "standard library", f"{row['jobs']:,}"] for name, row in rows.items()]
+    return Shown(
+        findings=findings,
+        panels=[
+            bars("Time of a job", "µs", {name: row["microseconds_per_job"] for name, row in rows.items()}),
+            bars("Time of a job, over the engine's", "times", {name: row["over_engine"] for name, row in rows.items()}),
+        ],
+        listings=[Listing(title="What ran", header=("peer", "version", "jobs"), rows=each)],
+        notes=[
+            f"{saved['concurrency']} jobs at a time, {saved['rounds']} interleaved rounds",
+            *(f"{name} is left out: {reason}" for name, reason in saved["left_out"].items()),
+        ],
+    )

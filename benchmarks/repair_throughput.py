@@ -19,10 +19,10 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import attrs
@@ -30,6 +30,7 @@ import trio
 
 from benchmarks import _harness
 from benchmarks._corpus import NAMES, open_stores, put
+from benchmarks._figures import Finding, Limit, Shown, Spread, bars
 from trio_repair import (
     AutoRepairConfig,
     ContentDefinition,
@@ -42,6 +43,10 @@ from trio_repair import (
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores._vector_layout import load_sqlite_vec
 
+FILES: Final = {
+    "repair_throughput_full": ("repair_throughput",),
+    "repair_throughput_normal": ("repair_throughput", "--synchronous", "normal"),
+}
 CHUNK = 1024
 WORDS = [f"word{number}" for number in range(5_000)]
 EMBEDDER, CHUNKER = HashingEmbedder(), WindowChunker()
@@ -263,4 +268,25 @@ def main(arguments: list[str]) -> None:
         "throughput_over": ratios,
         "microseconds_per_document": per_document,
     }
-    print(f"written to {_harness.save(f'repair_throughput_{options.synchronous}', figures)}")
+    name = f"repair_throughput_{options.synchronous}"
+    print(f"written to {_harness.save(name, figures, prog=parser.prog, options=options)}")
+
+
+def shown(saved: Mapping[str, Any]) -> Shown:
+    """The claim is against the script that does the same work; the bars are all four."""
+    claim = Finding(
+        what=f"documents a second through the engine, synchronous={saved['synchronous']}",
+        against=f"plain SQL that checks the same, {CHUNK:,} documents a transaction",
+        ratio=Spread.of(saved["throughput_over"]["script"]),
+        limit=Limit(words="at least half the throughput", low=0.5),
+    )
+    return Shown(
+        findings=[claim],
+        panels=[
+            bars("Time of a document", "µs", saved["microseconds_per_document"]),
+            bars("Throughput of the engine over that of", "times", saved["throughput_over"]),
+        ],
+        notes=[
+            f"{saved['documents']:,} documents, {saved['concurrency']:,} repairs at a time, {saved['rounds']} rounds",
+        ],
+    )

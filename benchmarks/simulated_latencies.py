@@ -28,13 +28,14 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 import trio
 
 from benchmarks import _harness
+from benchmarks._figures import Finding, Limit, Measure, Panel, Shown, Spread
 from trio_repair import (
     AutoRepairConfig,
     Document,
@@ -67,6 +68,9 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 IDEAL = sum(max(SEED_LATENCIES[store] for store in stores) for _operation, stores in STAGES)
 """Seconds that one repair takes if nothing but the stores takes time."""
+
+CLAIMED = 100
+"""Repairs at a time, up to which the claim is made."""
 
 PATIENCE = 3_600.0
 """No deadline comes first: what is measured is how long the work takes, however long."""
@@ -256,4 +260,36 @@ def main(arguments: list[str]) -> None:
         "rounds": options.rounds,
         "measured": rows,
     }
-    print(f"written to {_harness.save('simulated_latencies', figures)}")
+    print(f"written to {_harness.save('simulated_latencies', figures, prog=parser.prog, options=options)}")
+
+
+def shown(saved: Mapping[str, Any]) -> Shown:
+    """The worst level of those that are claimed is the claim; the plots go along all levels."""
+    rows = saved["measured"]
+    within = [row for row in rows if row["concurrency"] <= CLAIMED]
+    # Of less the claim says nothing.
+    claimed = CLAIMED in {row["concurrency"] for row in rows}
+    limit = Limit(words="at least 70 %", low=0.7) if claimed else None
+    worst = min(within or rows, key=lambda row: row["engine"]["ideal_over_wall"]["median"])
+    claim = Finding(
+        what=f"waiting for the stores alone, {worst['concurrency']:,} repairs at a time",
+        against="wall time of the engine",
+        ratio=Spread.of(worst["engine"]["ideal_over_wall"]),
+        limit=limit,
+    )
+
+    def panel(title: str, unit: str, key: str, line: float | None = None) -> Panel:
+        measures = [Measure(name, Spread.of(row[name][key]), row["concurrency"]) for name in CONTENDERS for row in rows]
+        return Panel(title=title, unit=unit, measures=measures, sizes="repairs at a time", limit=line)
+
+    return Shown(
+        findings=[claim],
+        panels=[
+            panel("Waiting alone, over wall time", "part of 1", "ideal_over_wall", limit and limit.low),
+            panel("Throughput", "documents a second", "documents_per_second"),
+        ],
+        notes=[
+            f"{saved['waves']} waves of {saved['ideal_seconds_a_repair'] * 1e3:.0f} ms, {saved['rounds']} rounds",
+            f"the claim is about up to {CLAIMED} repairs at a time",
+        ],
+    )

@@ -186,6 +186,11 @@ def test_it_runs_without_the_tools(
     said = capsys.readouterr().out
     figures = json.loads((tmp_path / "alternatives.json").read_text())
     assert ["langchain", "llamaindex"] == sorted(figures["left_out"])
+    mended, embedded_part = alternatives.shown(figures).findings
+    assert (1, figures["ways"][alternatives.BASELINE]["chunks_embedded"] / figures["chunks"]) == (
+        mended.ratio.median,
+        embedded_part.ratio.median,
+    )
     for name, reason in figures["left_out"].items():
         assert f"{name} is left out: {reason}" in said
         assert "ModuleNotFoundError" in reason

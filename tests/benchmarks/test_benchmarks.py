@@ -39,7 +39,9 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def read(name: str) -> dict[str, Any]:
         figures: dict[str, Any] = json.loads((tmp_path / f"{name}.json").read_text())
         assert name == figures["benchmark"]
-        assert {"python", "trio", "machine"} == set(figures["on"])
+        module = importlib.import_module(f"benchmarks.{name}")
+        assert module.shown(figures).panels
+        assert figures["command"].startswith(f"python -m benchmarks {name} --")
         return figures
 
     return read
