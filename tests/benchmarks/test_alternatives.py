@@ -204,7 +204,8 @@ def test_it_runs_without_the_tools(
         assert row["steady"]
         assert row["seconds"]["min"] > 0
     embedded = {name: row["chunks_embedded"] for name, row in figures["ways"].items()}
-    assert figures["chunks"] == embedded["trio_repair anew"]
+    # All but the few passages that stand in several documents: those are embedded once.
+    assert 0.95 < embedded["trio_repair anew"] / figures["chunks"] <= 1
     assert max(embedded["trio_repair text"], embedded["trio_repair most-recent"]) < figures["chunks"] / 10
 
 
