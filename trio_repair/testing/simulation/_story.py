@@ -68,6 +68,8 @@ class Attempt:
     started_at: float
     timeout: float
     story: Story
+    began: int
+    """Where in the run."""
     looks: dict[str, list[Look]] = attrs.field(factory=dict)
     sends: list[Send] = attrs.field(factory=list)
     reobserved: int = 0

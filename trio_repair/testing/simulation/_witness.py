@@ -269,7 +269,7 @@ class Witness:
         if job.story is None:
             job_id = event.job.id
             job.story = Story(doc_id, event.job, self.plans.get(job_id), resolves=job_id in self.resolutions)
-        attempt = Attempt(event.attempt, self.now(), event.timeout, job.story)
+        attempt = Attempt(event.attempt, self.now(), event.timeout, job.story, self._seq)
         job.story.attempts.append(attempt)
         self._attempts[doc_id] = attempt
 
@@ -345,7 +345,8 @@ class Witness:
             wall = self._wall()
             for (asked, doc_id), answer in zip(records, answers, strict=True):
                 attempt = self._attempts.get(doc_id)
-                if attempt is not None and isinstance(answer, Observation):
+                # What an earlier attempt asked, and a call that would not stop answers now, is nobody's look any more.
+                if attempt is not None and asked > attempt.began and isinstance(answer, Observation):
                     attempt.looks.setdefault(store, []).append(Look(asked, answer, wall))
 
     def _sent(self, store: str, item: Write | Removal) -> Send:
@@ -357,7 +358,7 @@ class Witness:
         if attempt is None or attempt.ended:
             self.fail("I12", doc_id, f"a write is sent to the {store} store although no repair runs")
             job = RepairJob(id="none", doc_id=doc_id, strategy=SyncStrategy.MANUAL_RESOLUTION)
-            attempt = Attempt(0, 0, 0, Story(doc_id, job, None, resolves=False))
+            attempt = Attempt(0, 0, 0, Story(doc_id, job, None, resolves=False), self._seq)
         send = Send(self._seq, store, doc_id, item.token, version, attempt.story)
         attempt.sends.append(send)
         attempt.story.sends.append(send)
