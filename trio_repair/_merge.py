@@ -21,8 +21,11 @@ from ._views import Observation, RangeDigest, RangeListing
 RANGE_SIZE: Final = 1000
 """Documents in a range. Fewer cost more statements, more make it likelier that stores differ somewhere in it."""
 
-RANGES_AT_ONCE: Final = 4
-"""Ranges for one call, because going to a store's thread and back costs as much as a hundred documents."""
+RANGES_AT_ONCE: Final = 8
+"""Ranges for one call: going to a store's thread and back costs as much as some hundred documents."""
+
+READ_AHEAD: Final = 3
+"""Calls of each store that may be ahead of the comparison, so that no store waits while suspects are looked at."""
 
 LOOKS: Final = 1000
 """How many documents one look names."""
@@ -84,7 +87,7 @@ async def merge_ranges(
         lanes = {reader.role: Lane(reader) for reader in readers}
         for lane in lanes.values():
             nursery.start_soon(lane.run, after)
-        send, steps = trio.open_memory_channel[_Step](1)
+        send, steps = trio.open_memory_channel[_Step](READ_AHEAD)
         nursery.start_soon(_lead, lanes, after, send)
         merge = _Merge(lanes, handle, after)
         async with steps:

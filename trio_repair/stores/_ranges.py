@@ -20,8 +20,8 @@ from ._layout import Layout, Wholeness
 from ._sqlite import Session
 
 _PAGE_DOCUMENTS: Final = 1000
-_KEPT_BYTES: Final = 2 * 2**20
-"""How many bytes of entries are kept for listings, some 24,000 documents with short ids; a check needs half of that."""
+_KEPT_BYTES: Final = 4 * 2**20
+"""How many bytes of entries are kept for listings, some 48,000 documents with short ids; a check needs half of that."""
 
 # The place of the nth document, from the index alone. With that, the other statement needs no LIMIT and so no subquery,
 # which would cost half as much again.
