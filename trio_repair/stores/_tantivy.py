@@ -387,7 +387,7 @@ def _create(directory: IndexDirectory) -> None:
     try:
         tantivy.Index(make_schema(), path=str(unfinished))
         label = {"kind": KIND, "version": LAYOUT_VERSION, "metadata_keys": directory.content.metadata_keys}
-        with open(unfinished / LABEL, "xb", opener=_private) as file:  # noqa: PTH123 - Path.open takes no opener
+        with open(unfinished / LABEL, "xb", opener=_private) as file:
             file.write(json.dumps(label).encode())
             file.flush()
             os.fsync(file.fileno())

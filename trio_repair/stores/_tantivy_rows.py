@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -276,10 +277,8 @@ def _version(number: int | None, digest: str, deleted: bool, moment: dt.datetime
 
 def _wall_and_offset(moment: dt.datetime) -> tuple[int, int]:
     """A moment as microseconds of wall time since 1970, and of the offset: exact for every datetime."""
-    try:
+    with suppress(OverflowError):  # within hours of year 1 or 9999 its own offset says the same moment
         moment = moment.astimezone(dt.timezone.utc)
-    except OverflowError:  # within hours of year 1 or 9999; its own offset says the same moment
-        pass
     offset = moment.utcoffset()
     assert offset is not None  # the model takes no other
     return (moment.replace(tzinfo=None) - _NAIVE_EPOCH) // _MICROSECOND, offset // _MICROSECOND

@@ -309,7 +309,7 @@ class _Pages:
 
 
 def _cannot_interrupt(_session: Session) -> None:
-    """tantivy goes on until it is done; calls look between its steps whether they were abandoned."""
+    """The driver goes on until it is done; calls look between its steps whether they were abandoned."""
 
 
 def _open_call(session: Session, directory: IndexDirectory) -> None:
