@@ -28,7 +28,9 @@ def drain(spool: Spool, size: int = 3) -> list[tuple[str, list[bytes]]]:
     return found
 
 
-def spooled(rows: Iterable[tuple[str, bytes]], after: str | None = None, size: int = 3) -> list[tuple[str, list[bytes]]]:
+def spooled(
+    rows: Iterable[tuple[str, bytes]], after: str | None = None, size: int = 3
+) -> list[tuple[str, list[bytes]]]:
     spool = Spool(after)
     try:
         spool.add(rows)
@@ -109,7 +111,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def temporary_files() -> list[str]:
     """Where this process' open files of SQLite's own are; "(deleted)" follows the names of those that have none."""
-    targets = [os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    targets = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
     return [target for target in targets if "etilqs_" in target]
 
 

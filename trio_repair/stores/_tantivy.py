@@ -16,13 +16,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import tantivy
 
-from trio_repair import ContentDefinition, StoreError, StoreFileError, StoreUnavailable
+from trio_repair import ContentDefinition, StoreFileError, StoreUnavailable, TrioRepairError
 
 from ._spool import Spool
 from ._thread import Call
@@ -144,25 +145,21 @@ class Session:
         if self._writer is not None:
             return
         check_label(self.directory)
+        writer: tantivy.IndexWriter | None = None
         try:
-            index = tantivy.Index.open(str(self.directory.path))
-            index.config_reader("manual")
-            writer = self._lock(index)
-        except BaseException as error:
-            if not is_driver_error(error):
-                raise
-            raise self._unusable(error) from error
-        try:
-            index.reload()
-            searcher = index.searcher()
-            _probe(searcher, self.schema)
-            self._identity = _identity(self.directory.path)
-            self._committed = writer.commit_opstamp
-        except BaseException as error:
-            _end(writer)
-            if not is_driver_error(error):
-                raise
-            raise self._unusable(error) from error
+            with driver_errors():
+                index = tantivy.Index.open(str(self.directory.path))
+                index.config_reader("manual")
+                writer = self._lock(index)
+                index.reload()
+                searcher = index.searcher()
+                _probe(searcher, self.schema)
+                self._committed = writer.commit_opstamp
+        except DriverFailed as error:
+            if writer is not None:
+                _end(writer)
+            raise self.directory.error(f"cannot be used: {error.problem}") from error
+        self._identity = _identity(self.directory.path)
         self.salt = secrets.randbits(63)
         self._index, self._writer, self._searcher = index, writer, searcher
 
@@ -205,24 +202,26 @@ class Session:
             # Before anything is handed to the writer: what it holds need never be taken back. A rollback would restart
             # it beside merges that are under way.
             self.call.begin_commit()
-        fed = False
+        fed = done = False
         try:
-            for doc_id in erased:
-                self._writer.delete_documents_by_term("doc_id", doc_id)
-            for row in added:
-                self._writer.add_document(row)
-            fed = True
-            self._committed = self._writer.commit()
-            self._index.reload()
-            self._searcher = self._index.searcher()
-        except BaseException as error:
-            self.close()  # with all that was not committed; the next call opens the index as it is then
-            if not is_driver_error(error):
-                raise
-            problem = StoreUnavailable(self.store, describe(error))
+            with driver_errors():
+                for doc_id in erased:
+                    self._writer.delete_documents_by_term("doc_id", doc_id)
+                for row in added:
+                    self._writer.add_document(row)
+                fed = True
+                self._committed = self._writer.commit()
+                self._index.reload()
+                self._searcher = self._index.searcher()
+                done = True
+        except DriverFailed as error:
+            problem = StoreUnavailable(self.store, error.problem)
             if fed:
                 raise CommitInDoubt(problem) from error
             raise problem from error
+        finally:
+            if not done:
+                self.close()  # with all that was not committed; the next call opens the index as it is then
 
     def open_snapshot(self, after: str | None) -> Snapshot:
         """The present moment, until `close_snapshot`."""
@@ -271,9 +270,6 @@ class Session:
             self.raise_if_abandoned()
             time.sleep(0.02)
 
-    def _unusable(self, error: BaseException) -> StoreError:
-        return self.directory.error(f"cannot be used: {describe(error)}")
-
 
 class CommitInDoubt(Exception):
     """A commit failed, and may have landed all the same."""
@@ -305,11 +301,8 @@ def _probe(searcher: tantivy.Searcher, schema: tantivy.Schema) -> None:
 
 def _end(writer: tantivy.IndexWriter) -> None:
     """Give up the lock, when merges have ended: one that goes on could write over what the next writer commits."""
-    try:
+    with suppress(DriverFailed), driver_errors():
         writer.wait_merging_threads()
-    except BaseException as error:
-        if not is_driver_error(error):
-            raise
 
 
 def _identity(path: Path) -> object:
@@ -385,7 +378,8 @@ def _create(directory: IndexDirectory) -> None:
     # mkdtemp gives mode 0700; the files in it have the modes that the driver gives them.
     unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name[:200]}.", suffix=".new", dir=path.absolute().parent))
     try:
-        tantivy.Index(make_schema(), path=str(unfinished))
+        with driver_errors():
+            tantivy.Index(make_schema(), path=str(unfinished))
         label = {"kind": KIND, "version": LAYOUT_VERSION, "metadata_keys": directory.content.metadata_keys}
         with open(unfinished / LABEL, "xb", opener=_private) as file:
             file.write(json.dumps(label).encode())
@@ -397,10 +391,8 @@ def _create(directory: IndexDirectory) -> None:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             # Another process has made it at the same time: use that one.
-    except BaseException as error:
-        if not is_driver_error(error) or isinstance(error, OSError):
-            raise
-        raise directory.error(f"cannot be made: {describe(error)}") from error
+    except DriverFailed as error:
+        raise directory.error(f"cannot be made: {error.problem}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -409,9 +401,25 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def is_driver_error(error: BaseException) -> bool:
-    """True if tantivy raised it. It raises ValueError for nearly all, and an exception of its own where it panics."""
-    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "PanicException"
+class DriverFailed(Exception):
+    """Tantivy raised something. It uses Python's own classes, and, for a panic, one outside of Exception."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class driver_errors:  # noqa: N801 - used like a function, as contextlib.suppress is
+    """A context in which what tantivy raises becomes `DriverFailed`, without any content."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        ours = isinstance(error, TrioRepairError)  # an InvalidValue is a ValueError, too
+        theirs = isinstance(error, (ValueError, RuntimeError, OSError)) or type(error).__name__ == "PanicException"
+        if error is not None and theirs and not ours:
+            raise DriverFailed(describe(error)) from error
 
 
 def describe(error: BaseException) -> str:

@@ -29,7 +29,17 @@ from trio_repair import (
 )
 
 from ._encoding import load_metadata
-from ._tantivy import DIGEST_FIELDS, Columns, CommitInDoubt, Session, Snapshot, columns_of, id_key, is_driver_error
+from ._tantivy import (
+    DIGEST_FIELDS,
+    Columns,
+    CommitInDoubt,
+    DriverFailed,
+    Session,
+    Snapshot,
+    columns_of,
+    driver_errors,
+    id_key,
+)
 
 ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
 ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)
@@ -117,19 +127,18 @@ def _read(session: Session, content: ContentDefinition, doc_id: str, row: Row) -
         return StoredDocument(document=grave, token=view.token)
     problem = "its content does not have the digest that is stored with it; repair it from another store"
     try:
-        held = session.searcher.doc(row.address)
-        text, raw = held.get_first("text"), held.get_first("metadata")
-        metadata = load_metadata(raw.decode() if isinstance(raw, bytes) else None)
-        proven = (
-            view.intact
-            and held.get_first("doc_id") == doc_id
-            and isinstance(text, str)
-            and metadata is not None
-            and content.digest(text, metadata) == view.version.digest
-        )
-    except BaseException as error:
-        if not is_driver_error(error) and not isinstance(error, InvalidValue):
-            raise
+        with driver_errors():
+            held = session.searcher.doc(row.address)
+            text, raw = held.get_first("text"), held.get_first("metadata")
+            metadata = load_metadata(raw.decode() if isinstance(raw, bytes) else None)
+            proven = (
+                view.intact
+                and held.get_first("doc_id") == doc_id
+                and isinstance(text, str)
+                and metadata is not None
+                and content.digest(text, metadata) == view.version.digest
+            )
+    except (DriverFailed, InvalidValue):
         # This one row cannot be unpacked; others, in other blocks, may well.
         return StoreRejected(session.store, problem, doc_id)
     if not proven:
@@ -171,12 +180,12 @@ def make_changes(session: Session, changes: Sequence[Change]) -> list[WriteAnswe
 def _commit(session: Session, erased: list[str], added: list[tantivy.Document]) -> list[WriteAnswer]:
     try:
         session.commit(erased, added)
-        rows = find_rows(session, erased)
+        with driver_errors():
+            rows = find_rows(session, erased)
     except CommitInDoubt as error:
         return [WriteAnswer(status=WriteStatus.UNKNOWN, error=error.error)] * len(erased)
-    except ValueError as error:
-        problem = StoreUnavailable(session.store, "committed, and then could not be looked at")
-        problem.__cause__ = error
+    except DriverFailed as error:
+        problem = StoreUnavailable(session.store, f"committed, and then could not be looked at: {error.problem}")
         return [WriteAnswer(status=WriteStatus.UNKNOWN, error=problem)] * len(erased)
     views = [rows[doc_id].observation if doc_id in rows else ABSENT for doc_id in erased]
     return [WriteAnswer(status=WriteStatus.LANDED, observation=view) for view in views]

@@ -47,7 +47,7 @@ from trio_repair.abc import ScanPage
 from ._encoding import check_limit, metadata_json
 from ._search_hit import SearchHit
 from ._settings import path_setting, refuse_unknown
-from ._tantivy import IndexDirectory, Session, Snapshot, describe, is_driver_error, open_directory
+from ._tantivy import DriverFailed, IndexDirectory, Session, Snapshot, driver_errors, open_directory
 from ._tantivy_rows import ABSENT, Change, fill_snapshot, find_rows, make_changes, next_page, read_documents
 from ._thread import Call, CallAbandoned, StoreThread
 
@@ -225,10 +225,7 @@ class TantivyTextStore:
         await self._thread.aclose(grace=_CLOSE_GRACE)
 
     async def _open(self) -> None:
-        try:
-            await self._thread.run(self._call, _open_call, (self._directory,))
-        except (sqlite3.Error, ValueError) as error:
-            raise self._directory.error(f"cannot be used: {describe(error)}") from error
+        await self._thread.run(self._call, _open_call, (self._directory,))
 
     # In the Trio thread.
 
@@ -269,9 +266,8 @@ class TantivyTextStore:
         session = call.resource
         try:
             session.begin(call)
-            return work(session, *args)
-        except InvalidValue:
-            raise
+            with driver_errors():
+                return work(session, *args)
         except StoreFileError as error:
             if work is _open_call:
                 raise
@@ -280,10 +276,8 @@ class TantivyTextStore:
             raise StoreUnavailable(self._name, "the call was given up") from error
         except sqlite3.Error as error:
             raise StoreUnavailable(self._name, f"the spool of a scan failed ({type(error).__name__})") from error
-        except BaseException as error:
-            if not is_driver_error(error):
-                raise
-            raise StoreUnavailable(self._name, describe(error)) from error
+        except DriverFailed as error:
+            raise StoreUnavailable(self._name, error.problem) from error
         finally:
             session.call = None  # an idle thread must not keep the last call's documents alive
 
