@@ -44,7 +44,7 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
-from trio_repair.stores import _tantivy, _tantivy_rows
+from trio_repair.stores import _tantivy, _tantivy_directory, _tantivy_rows
 from trio_repair.stores.tantivy import (
     TantivyTextStore,
     open_tantivy_text,
@@ -61,7 +61,7 @@ Factory = Callable[[], AbstractAsyncContextManager[TantivyTextStore]]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that somebody else holds is not waited for."""
-    monkeypatch.setattr(_tantivy, "_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(_tantivy, "LOCK_SECONDS", 0.0)
 
 
 def factory(directory: Path, kind: type[TantivyTextStore] = TantivyTextStore, *, max_calls: int = 1) -> Factory:
@@ -192,7 +192,7 @@ def in_another_process(path: Path) -> subprocess.CompletedProcess[str]:
         "from trio_repair import StoreFileError\n"
         "from trio_repair.stores import _tantivy\n"
         "from trio_repair.stores.tantivy import open_tantivy_text\n"
-        "_tantivy._LOCK_SECONDS = 0.0\n"
+        "_tantivy.LOCK_SECONDS = 0.0\n"
         "async def main():\n"
         "    async with open_tantivy_text(sys.argv[1]) as store:\n"
         "        print(await store.count())\n"
@@ -494,7 +494,7 @@ async def test_foreign_directories_are_left_as_they_are(tmp_path: Path) -> None:
     tantivy.Index(builder.build(), path=str(tmp_path / "index"))
     async with open_tantivy_text(tmp_path / "ours", create=True):
         pass
-    label = json.loads((tmp_path / "ours" / _tantivy.LABEL).read_text())
+    label = json.loads((tmp_path / "ours" / _tantivy_directory.LABEL).read_text())
     for name, spoiled in {
         "no label": "{",
         "kind": json.dumps(label | {"kind": "other"}),
@@ -502,7 +502,7 @@ async def test_foreign_directories_are_left_as_they_are(tmp_path: Path) -> None:
         "odd": json.dumps([label]),
     }.items():
         shutil.copytree(tmp_path / "ours", tmp_path / name)
-        (tmp_path / name / _tantivy.LABEL).write_text(spoiled)
+        (tmp_path / name / _tantivy_directory.LABEL).write_text(spoiled)
     before = traces(tmp_path)
     expected = {
         "file": "is not a directory",
@@ -544,7 +544,7 @@ async def test_only_the_owner_can_enter(tmp_path: Path) -> None:
     finally:
         os.umask(umask)
     assert 0o700 == stat.S_IMODE((tmp_path / "store").stat().st_mode)
-    assert 0o600 == stat.S_IMODE((tmp_path / "store" / _tantivy.LABEL).stat().st_mode)
+    assert 0o600 == stat.S_IMODE((tmp_path / "store" / _tantivy_directory.LABEL).stat().st_mode)
 
 
 async def test_an_index_without_our_fields_is_refused(tmp_path: Path) -> None:
@@ -552,7 +552,7 @@ async def test_an_index_without_our_fields_is_refused(tmp_path: Path) -> None:
     async with open_tantivy_text(tmp_path / "store", create=True):
         pass
     for one in (tmp_path / "store").iterdir():
-        if one.name != _tantivy.LABEL:
+        if one.name != _tantivy_directory.LABEL:
             one.unlink()
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("doc_id", stored=True)

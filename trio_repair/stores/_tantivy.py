@@ -7,15 +7,10 @@ for many threads: all of this runs in the store's thread.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import os
 import secrets
-import shutil
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -23,58 +18,22 @@ from typing import Any, Final
 import attrs
 import tantivy
 
-from trio_repair import ContentDefinition, StoreFileError, StoreUnavailable, TrioRepairError
+from trio_repair import StoreUnavailable
 
 from ._spool import Spool
+from ._tantivy_directory import DIGEST_FIELDS, NUMBERS, SIGNED, IndexDirectory, check_label, make_schema
+from ._tantivy_errors import LOCK_SECONDS, DriverFailed, driver_errors
 from ._thread import Call
 
-KIND: Final = "tantivy-text"
-LAYOUT_VERSION: Final = 1
-LABEL: Final = "trio_repair.json"
-"""The file beside the index that says whose it is. It is written once, before the directory gets its name."""
 _LOCK: Final = ".tantivy-writer.lock"
 
 _HEAP_BYTES: Final = 64 * 2**20
-_LOCK_SECONDS: Final = 2.0
-"""How long a lock that somebody else holds is waited for."""
-
-DIGEST_FIELDS: Final = ("digest_0", "digest_1", "digest_2", "digest_3")
-_NUMBERS: Final = ("id_high", "id_low", "revision", "session", "number", *DIGEST_FIELDS)
-_SIGNED: Final = ("updated_at", "updated_offset")
-
-
-def make_schema() -> tantivy.Schema:
-    """The fields of an index. The id is one term, as it is ("raw"); texts are cut into words, in lower case."""
-    builder = tantivy.SchemaBuilder()
-    builder.add_text_field("doc_id", stored=True, tokenizer_name="raw", index_option="basic")
-    for name in _NUMBERS:
-        builder.add_unsigned_field(name, fast=True)
-    for name in _SIGNED:
-        builder.add_integer_field(name, fast=True)
-    builder.add_boolean_field("deleted", fast=True, indexed=True)
-    builder.add_text_field("text", stored=True)
-    builder.add_bytes_field("metadata", stored=True)
-    return builder.build()
 
 
 def id_key(doc_id: str) -> tuple[int, int]:
     """128 bits that stand for an id in the columns: whose row is whose is found without unpacking a row."""
     key = hashlib.sha256(doc_id.encode()).digest()
     return int.from_bytes(key[:8], "big"), int.from_bytes(key[8:16], "big")
-
-
-@attrs.frozen(kw_only=True)
-class IndexDirectory:
-    """Which directory, and what is expected in it."""
-
-    path: Path
-    store: str
-    content: ContentDefinition
-    create: bool
-
-    def error(self, problem: str) -> StoreFileError:
-        """This directory cannot be used, and why."""
-        return StoreFileError(self.store, f"{self.path} {problem}")
 
 
 @attrs.frozen(kw_only=True)
@@ -260,7 +219,7 @@ class Session:
 
     def _lock(self, index: tantivy.Index) -> tantivy.IndexWriter:
         """The one writer. One thread of it: each makes a segment of its own in every commit."""
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
                 return index.writer(heap_size=_HEAP_BYTES, num_threads=1)
@@ -282,7 +241,7 @@ class CommitInDoubt(Exception):
 def columns_of(searcher: tantivy.Searcher, addresses: list[tantivy.DocAddress]) -> list[Columns]:
     """What the columns say of these rows, in order."""
     held: dict[str, list[Any]] = {
-        name: searcher.fast_field_values(name, addresses) for name in (*_NUMBERS, *_SIGNED, "deleted")
+        name: searcher.fast_field_values(name, addresses) for name in (*NUMBERS, *SIGNED, "deleted")
     }
     digests = zip(*(held.pop(name) for name in DIGEST_FIELDS), strict=True)
     names = list(held)
@@ -314,132 +273,3 @@ def _identity(path: Path) -> object:
         except OSError:
             found.append(None)
     return tuple(found)
-
-
-def open_directory(directory: IndexDirectory) -> None:
-    """Make the index if it may be made, and see that it is one of ours.
-
-    Raises:
-        StoreFileError: the directory cannot be used. Nothing was written to it.
-    """
-    try:
-        path = directory.path
-        if directory.create and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):
-            _create(directory)
-        check_label(directory)
-    except OSError as error:
-        raise directory.error(f"cannot be opened: {describe(error)}") from error
-
-
-def check_label(directory: IndexDirectory) -> None:
-    """See by its label that a directory is ours, without a lock and without a trace.
-
-    Raises:
-        StoreFileError: it is missing, foreign, damaged, of another version, or made for other content.
-    """
-    path = directory.path
-    if not path.exists():
-        raise directory.error("does not exist; name an existing store, or open it with create=True")
-    if not path.is_dir():
-        raise directory.error("is not a directory; this kind of store is one")
-    label = path / LABEL
-    if not label.exists():
-        if (path / "meta.json").exists():
-            raise directory.error("is a tantivy index of another application")
-        if not any(path.iterdir()):
-            raise directory.error("is empty and not a store; remove it, then open with create=True")
-        raise directory.error("is not a tantivy store")
-    try:
-        found = json.loads(label.read_bytes())
-        kind, version, keys = found["kind"], found["version"], tuple(found["metadata_keys"])
-    except (ValueError, KeyError, TypeError):
-        raise directory.error(f"does not say what it was made for; its {LABEL} is damaged") from None
-    if kind != KIND:
-        raise directory.error("is a store of another kind; check which path belongs to which store")
-    if version != LAYOUT_VERSION:
-        raise directory.error(f"has layout version {version}; this release reads version {LAYOUT_VERSION}")
-    asked = directory.content.metadata_keys
-    if keys != asked:
-        raise directory.error(
-            f"was made for content of {_content_name(keys)}, not of {_content_name(asked)};"
-            " use the same ContentDefinition, or make a new one"
-        )
-
-
-def _content_name(keys: tuple[str, ...]) -> str:
-    return "text alone" if not keys else f"text and metadata {', '.join(map(repr, keys))}"
-
-
-def _create(directory: IndexDirectory) -> None:
-    """Make an empty index under another name and rename it: the path never shows half a store."""
-    path = directory.path
-    if not path.absolute().parent.is_dir():
-        raise directory.error(f"cannot be made: there is no directory {path.parent}")
-    # mkdtemp gives mode 0700; the files in it have the modes that the driver gives them.
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name[:200]}.", suffix=".new", dir=path.absolute().parent))
-    try:
-        with driver_errors():
-            tantivy.Index(make_schema(), path=str(unfinished))
-        label = {"kind": KIND, "version": LAYOUT_VERSION, "metadata_keys": directory.content.metadata_keys}
-        with open(unfinished / LABEL, "xb", opener=_private) as file:
-            file.write(json.dumps(label).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            unfinished.rename(path)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            # Another process has made it at the same time: use that one.
-    except DriverFailed as error:
-        raise directory.error(f"cannot be made: {error.problem}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-class DriverFailed(Exception):
-    """Tantivy raised something. It uses Python's own classes, and, for a panic, one outside of Exception."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-        self.problem = problem
-
-
-class driver_errors:  # noqa: N801 - used like a function, as contextlib.suppress is
-    """A context in which what tantivy raises becomes `DriverFailed`, without any content."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        ours = isinstance(error, TrioRepairError)  # an InvalidValue is a ValueError, too
-        theirs = isinstance(error, (ValueError, RuntimeError, OSError)) or type(error).__name__ == "PanicException"
-        if error is not None and theirs and not ours:
-            raise DriverFailed(describe(error)) from error
-
-
-def describe(error: BaseException) -> str:
-    """What an exception of the driver or the operating system means, without any content."""
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    said = str(error)
-    for sign, meaning in _MEANINGS.items():
-        if sign in said:
-            return meaning
-    return f"tantivy says {type(error).__name__}; restore the index, or make a new one and repair from the other stores"
-
-
-_MEANINGS: Final[Mapping[str, str]] = {
-    "LockBusy": (
-        f"another process, or another handle in this one, has had it open for more than {_LOCK_SECONDS:g} s;"
-        " one at a time can"
-    ),
-    "No space left": "the disk is full; make room",
-    "Read-only file system": "the file system is read-only",
-    "Permission denied": "permission denied; look at the modes of the directory and its files",
-    "Too many open files": "too many files are open",
-}

@@ -29,17 +29,9 @@ from trio_repair import (
 )
 
 from ._encoding import load_metadata
-from ._tantivy import (
-    DIGEST_FIELDS,
-    Columns,
-    CommitInDoubt,
-    DriverFailed,
-    Session,
-    Snapshot,
-    columns_of,
-    driver_errors,
-    id_key,
-)
+from ._tantivy import Columns, CommitInDoubt, Session, Snapshot, columns_of, id_key
+from ._tantivy_directory import DIGEST_FIELDS
+from ._tantivy_errors import DriverFailed, driver_errors
 
 ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
 ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)

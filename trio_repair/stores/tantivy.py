@@ -36,7 +36,6 @@ from trio_repair import (
     StoredDocument,
     StoreError,
     StoreFileError,
-    StoreRejected,
     StoreTraits,
     StoreUnavailable,
     Write,
@@ -44,10 +43,13 @@ from trio_repair import (
 )
 from trio_repair.abc import ScanPage
 
-from ._encoding import check_limit, metadata_json
+from ._encoding import check_limit
+from ._preparing import prepare_document
 from ._search_hit import SearchHit
 from ._settings import path_setting, refuse_unknown
-from ._tantivy import DriverFailed, IndexDirectory, Session, Snapshot, driver_errors, open_directory
+from ._tantivy import Session, Snapshot
+from ._tantivy_directory import IndexDirectory, open_directory
+from ._tantivy_errors import DriverFailed, driver_errors
 from ._tantivy_rows import ABSENT, Change, fill_snapshot, find_rows, make_changes, next_page, read_documents
 from ._thread import Call, CallAbandoned, StoreThread
 
@@ -133,7 +135,7 @@ class TantivyTextStore:
         """
         self._check_batch(len(documents))
         await trio.lowlevel.checkpoint()
-        return [self._check_document(document) for document in documents]
+        return [prepare_document(self._name, self._directory.content, document) for document in documents]
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
         """Replace each document whose expected token still holds, all in one commit.
@@ -234,23 +236,6 @@ class TantivyTextStore:
             raise InvalidValue(
                 "batch", f"names {size} documents; the {self._name} store takes {self._traits.max_batch}"
             )
-
-    def _check_document(self, document: Document) -> Prepared | StoreError:
-        if document.text is None:
-            return Prepared(document=document, payload="{}")
-        problem = None
-        try:
-            if self._directory.content.digest(document.text, document.metadata) != document.version.digest:
-                problem = "its digest is not that of its content; use one ContentDefinition in all stores"
-            document.text.encode()
-            metadata = metadata_json(document.metadata)
-        except UnicodeEncodeError:
-            problem = "its text or metadata holds a lone surrogate, which is not UTF-8"
-        except (InvalidValue, TypeError, ValueError, RecursionError) as error:
-            problem = f"its content is not text and JSON ({type(error).__name__})"
-        if problem is not None:
-            return StoreRejected(self._name, problem, document.doc_id)
-        return Prepared(document=document, payload=metadata)
 
     async def _change(self, changes: list[Change]) -> Sequence[WriteAnswer]:
         if len({change.doc_id for change in changes}) < len(changes):
