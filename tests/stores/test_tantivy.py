@@ -154,25 +154,27 @@ async def test_the_fence_between_calls(tmp_path: Path) -> None:
 
 
 class LooksFirst(TantivyTextStore):
-    """Compares in one call, and writes what it may in another."""
+    """Compares in one call, and writes what it may in another, whatever is held by then."""
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
-        ids = [write.prepared.document.doc_id for write in writes]
         answers: list[WriteAnswer | None] = []
-        going: list[Write] = []
-        for write, seen in zip(writes, await self.observe(ids), strict=True):
-            assert isinstance(seen, Observation)
-            may = seen.token == write.token
-            answers.append(None if may else WriteAnswer(status=WriteStatus.REFUSED, observation=seen))
-            going += [write] * may
-        now = await self.observe([write.prepared.document.doc_id for write in going])
-        blind = [
-            attrs.evolve(write, token=seen.token)
-            for write, seen in zip(going, now, strict=True)
-            if isinstance(seen, Observation)
-        ]
-        landed = list(await super().write(blind))
+        going: list[_tantivy_rows.Change] = []
+        seen = await self.observe([write.prepared.document.doc_id for write in writes])
+        for write, held in zip(writes, seen, strict=True):
+            assert isinstance(held, Observation)
+            may = held.token == write.token
+            answers.append(None if may else WriteAnswer(status=WriteStatus.REFUSED, observation=held))
+            if may:
+                going.append(_tantivy_rows.Change(write.prepared.document.doc_id, write.token, write.prepared))
+        landed = await self._run(write_blindly, going)
         return [landed.pop(0) if answer is None else answer for answer in answers]
+
+
+def write_blindly(session: _tantivy.Session, changes: Sequence[_tantivy_rows.Change]) -> list[WriteAnswer]:
+    rows = _tantivy_rows.find_rows(session, [change.doc_id for change in changes])
+    tokens = {doc_id: row.observation.token for doc_id, row in rows.items()}
+    now = [attrs.evolve(one, token=tokens.get(one.doc_id, _tantivy_rows.ABSENT_TOKEN)) for one in changes]
+    return _tantivy_rows.make_changes(session, now)
 
 
 async def test_control_a_fence_of_two_calls_is_caught(tmp_path: Path) -> None:
