@@ -563,10 +563,19 @@ async def test_an_index_without_our_fields_is_refused(tmp_path: Path) -> None:
     assert "cannot be used" in await refused(tmp_path / "store")
 
 
+def flip(path: Path, rng: random.Random) -> None:
+    """Spoil some bytes before the footer, which says how the file is to be read."""
+    content = bytearray(path.read_bytes())
+    for _ in range(30):
+        content[rng.randrange(max(1, len(content) - 120))] = rng.randrange(256)
+    path.write_bytes(content)
+
+
 DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
     "gone": lambda path, _: path.unlink(),
     "empty": lambda path, _: path.write_bytes(b""),
     "short": lambda path, _: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "flipped": lambda path, rng: flip(path, rng),
     "noise": lambda path, rng: path.write_bytes(rng.randbytes(path.stat().st_size)),
 }
 
@@ -591,7 +600,9 @@ async def test_a_damaged_index_fails_by_type(tmp_path: Path, damage: str, suffix
         assert type(error) in (StoreFileError, StoreUnavailable)
         assert "secret" not in str(error)
     else:
-        assert damage == "noise", "a store that lost half a file, or all of it, opened as if nothing were wrong"
+        assert damage in {"flipped", "noise"}, (
+            "a store that lost half a file, or all of it, opened as if nothing were wrong"
+        )
 
 
 async def test_control_an_undamaged_index_opens(filled: Path) -> None:
