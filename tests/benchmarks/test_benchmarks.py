@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from benchmarks import (
     growth,
     peers,
     simulated_latencies,
+    slow_commits,
 )
 
 LARGE = 96 * 2**20
@@ -55,7 +57,7 @@ def is_spread(value: dict[str, float]) -> bool:
 def test_every_benchmark_states_its_claim() -> None:
     """The first line of each docstring is the claim, which the list of benchmarks shows."""
     names = __main__.names()
-    assert {"deadline_lateness", "growth", "peers", "simulated_latencies"} <= set(names)
+    assert {"deadline_lateness", "growth", "peers", "simulated_latencies", "slow_commits"} <= set(names)
     for name in names:
         assert (importlib.import_module(f"benchmarks.{name}").__doc__ or "").startswith("Claim: "), name
 
@@ -201,6 +203,48 @@ def test_control_other_calls_than_the_stages_are_noticed() -> None:
     trio.run(drifted.stores.text.observe, drifted.ids, clock=MockClock(autojump_threshold=0))
     with pytest.raises(AssertionError):
         drifted.check()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tantivy") is None and os.environ.get("CI") != "true",
+    reason="tantivy is not installed; pip install -e '.[tantivy]'",
+)
+def test_slow_commits_mends_every_document(saved: Any) -> None:
+    """Each contender mended all of its documents, in as many commits as its size says, or fewer than documents."""
+    slow_commits.main(
+        ["--documents", "300", "--chunk", "100", "--single", "3", "--rounds", "1", "--concurrency", "20", "300"]
+    )
+    figures = saved("slow_commits")
+    engines = {"engine 20", "engine 300"}
+    assert {"script", "single"} | engines == set(figures["microseconds_per_document"]) == set(figures["commits"])
+    assert all(is_spread(value) for value in figures["microseconds_per_document"].values())
+    assert (3, 3) == tuple(figures["commits"][name]["median"] for name in ("script", "single"))
+    for name in engines:
+        assert 300 / int(name.split()[1]) <= figures["commits"][name]["min"] < 100
+        assert all(is_spread(figures["throughput_over"][other][name]) for other in ("script", "single"))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tantivy") is None and os.environ.get("CI") != "true",
+    reason="tantivy is not installed; pip install -e '.[tantivy]'",
+)
+def test_control_a_script_whose_writes_do_not_land_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not mended is seen by the script's own read-back."""
+    bulk = importlib.import_module("benchmarks._bulk_tantivy")
+    trio.run(slow_commits.build, tmp_path, 10)
+    monkeypatch.setattr(bulk.Target, "write", lambda _target, _rows: None)
+    with pytest.raises(AssertionError):
+        bulk.script(tmp_path, [f"document-{number:07}" for number in range(10)], 10)
+
+
+def test_slow_commits_are_left_out_with_the_reason(
+    saved: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the driver nothing is measured, and nothing fails."""
+    monkeypatch.setitem(sys.modules, "tantivy", None)
+    slow_commits.main([])
+    assert {"slow_commits": "tantivy is not installed"} == saved("slow_commits")["left_out"]
+    assert "slow_commits is left out: tantivy is not installed" in capsys.readouterr().out
 
 
 # dramatiq's and Celery's threads, and what their libraries warn of on import, are theirs.

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trio_repair import InvalidValue
 from trio_repair._errors import where_raised
@@ -14,7 +14,8 @@ from trio_repair._model import check_seconds, quoted
 from trio_repair.abc import Chunker, Embedder
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 
-from ._sqlite import Synchronous
+if TYPE_CHECKING:  # its driver is not needed by every kind of store
+    from ._sqlite import Synchronous
 
 
 def refuse_unknown(settings: Mapping[str, Any], known: Iterable[str], *, under: str = "") -> None:

@@ -18,7 +18,6 @@ from trio_repair import (
     Removal,
     StoredDocument,
     StoreError,
-    StoreRejected,
     StoreTraits,
     StoreUnavailable,
     Write,
@@ -26,8 +25,9 @@ from trio_repair import (
 )
 from trio_repair.abc import ScanPage
 
-from ._encoding import check_limit, load_json, metadata_json, moment_text
+from ._encoding import check_limit, load_json, moment_text
 from ._layout import Layout
+from ._preparing import prepare_document
 from ._ranges import SqliteRanges
 from ._sqlite import Session, SqliteFile, open_file
 from ._sqlite_errors import describe, translate
@@ -103,7 +103,7 @@ class SqliteStore:
         """
         self._check_batch(len(documents))
         await trio.lowlevel.checkpoint()
-        return [self._check_document(document) for document in documents]
+        return [prepare_document(self._name, self._file.content, document) for document in documents]
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
         """Replace each document whose expected token still holds, all in one transaction.
@@ -204,23 +204,6 @@ class SqliteStore:
             raise InvalidValue(
                 "batch", f"names {size} documents; the {self._name} store takes {self._traits.max_batch}"
             )
-
-    def _check_document(self, document: Document) -> Prepared | StoreError:
-        if document.text is None:
-            return Prepared(document=document, payload="{}")
-        problem = None
-        try:
-            if self._file.content.digest(document.text, document.metadata) != document.version.digest:
-                problem = "its digest is not that of its content; use one ContentDefinition in all stores"
-            document.text.encode()
-            metadata = metadata_json(document.metadata)
-        except UnicodeEncodeError:
-            problem = "its text or metadata holds a lone surrogate, which is not UTF-8"
-        except (InvalidValue, TypeError, ValueError, RecursionError) as error:
-            problem = f"its content is not text and JSON ({type(error).__name__})"
-        if problem is not None:
-            return StoreRejected(self._name, problem, document.doc_id)
-        return Prepared(document=document, payload=metadata)
 
     async def _change(self, changes: list[Change]) -> Sequence[WriteAnswer]:
         if len({change.doc_id for change in changes}) < len(changes):

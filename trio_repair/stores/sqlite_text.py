@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import apsw
-import attrs
 
 from trio_repair import AbsentMeans, ContentDefinition, Fence, InvalidValue, StoreTraits
 
@@ -34,6 +33,7 @@ from ._layout import (
     plain_columns,
     revision_triggers,
 )
+from ._search_hit import SearchHit
 from ._settings import path_setting, refuse_unknown, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
 from ._sqlite_store import MAX_BATCH, TombstoneStore, opened
@@ -81,17 +81,6 @@ _UPSERT: Final = (
     " digest = excluded.digest, deleted = excluded.deleted, updated_at = excluded.updated_at,"
     " written_at = excluded.written_at, rev = excluded.rev"
 )
-
-
-@attrs.frozen
-class SearchHit:
-    """A document that a full-text search found."""
-
-    doc_id: str
-    score: float
-    """How well it fits, by BM25; greater is better. Only comparable within one search."""
-    snippet: str = attrs.field(repr=False)
-    """The passage that fits best, the found words in [brackets]."""
 
 
 class _TextLayout(Layout):
