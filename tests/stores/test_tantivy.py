@@ -575,7 +575,7 @@ DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
     "gone": lambda path, _: path.unlink(),
     "empty": lambda path, _: path.write_bytes(b""),
     "short": lambda path, _: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "flipped": lambda path, rng: flip(path, rng),
+    "flipped": flip,
     "noise": lambda path, rng: path.write_bytes(rng.randbytes(path.stat().st_size)),
 }
 
