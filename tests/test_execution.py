@@ -20,9 +20,13 @@ from trio_repair import (
     Policy,
     RepairOutcome,
     StepState,
+    StoreRejected,
     Stores,
     StoreTraits,
+    StoreUnavailable,
     SyncStrategy,
+    WriteAnswer,
+    WriteStatus,
     open_repair_engine,
     plan_repair,
 )
@@ -1145,3 +1149,57 @@ async def test_i8_a_write_that_is_still_on_its_way_is_not_said_to_have_failed(
         await trio.sleep(100.0)
         assert (told is State.UNKNOWN) == world.is_live("vector")
     assert_trace(recording.events)
+
+
+class Breaking:
+    """A vector store whose first write lands and breaks its contract; the further ones answer as they are told."""
+
+    def __init__(self, inner, further) -> None:
+        self.inner = inner
+        self.further = further
+        self.writes = 0
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    async def write(self, writes):
+        self.writes += 1
+        if self.writes == 1:
+            await self.inner.write(writes)
+            return []
+        return await self.further(writes)
+
+
+async def _unavailable(_writes):
+    raise StoreUnavailable("vector", "not now")
+
+
+async def _rejected(writes):
+    error = StoreRejected("vector", "never")
+    return [WriteAnswer(status=WriteStatus.REJECTED, error=error) for _ in writes]
+
+
+@pytest.mark.parametrize("further", [_unavailable, _rejected], ids=["unavailable", "rejected"])
+async def test_i08_what_the_second_sending_says_does_not_hold_for_the_first(autojump_clock, further):
+    """A bulk write landed and its call broke; sent again one by one, it fails: whether it landed is not known.
+
+    The control is a call of which the store said that nothing was written: then that is known.
+    """
+    for broke, expected in ((True, State.UNKNOWN), (False, State.FAILED)):
+        world = World(max_calls=1)
+        world.drift("d", "e")
+        vector = Breaking(world.memory["vector"], further)
+        if not broke:
+
+            async def write(writes, vector=vector):
+                vector.writes += 1
+                if vector.writes == 1:
+                    raise StoreRejected("vector", "one of them is poison")
+                return await vector.further(writes)
+
+            vector.write = write
+        async with open_repair_engine(attrs.evolve(world.stores, vector=vector), config()) as engine:
+            handles = [engine.submit_nowait(job(doc_id, max_retries=0)) for doc_id in "de"]
+            results = [await handle.wait() for handle in handles]
+        assert {Outcome.FAILED} == {result.outcome for result in results}
+        assert {expected} == {result.step("vector").state for result in results}

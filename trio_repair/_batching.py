@@ -236,7 +236,6 @@ class Batcher:
         suspect = not preparing and len(requests) == 1 and self._suspects.may_hang(requests[0].question)
         call = StoreCall(operation, requests, suspect=suspect)
         for request in requests:
-            request.sent_again = request.was_sent
             request.was_sent = True
         self._calls.add(call)
         self._busy[preparing] += 1
@@ -351,7 +350,7 @@ class Batcher:
         self._last_problem = error.problem
         unavailable = isinstance(error, StoreUnavailable)
         if len(call.requests) > 1 and not unavailable:
-            self._send_again_in_smaller_company(call)
+            self._send_again_in_smaller_company(call, broke=False)
             return
         self._suspects.failed(self._questions(call), max(1, len(call.requests) // 2))
         if unavailable and call.operation is not Operation.PREPARE and self.breaker.failed():
@@ -365,7 +364,7 @@ class Batcher:
         logger.error("%s store: broke its contract: %s", self.name, problem)
         self._emit(EventKind.STORE_MISBEHAVED, store=self.name, detail=problem)
         if len(call.requests) > 1:
-            self._send_again_in_smaller_company(call)
+            self._send_again_in_smaller_company(call, broke=True)
             return
         self._suspects.failed(self._questions(call), 1)
         error = StoreMisbehaved(self.name, problem, call.requests[0].doc_id)
@@ -397,8 +396,11 @@ class Batcher:
     def _questions(call: StoreCall) -> list[Question]:
         return [request.question for request in call.requests]
 
-    def _send_again_in_smaller_company(self, call: StoreCall) -> None:
-        """Bisect, so that one poison document fails alone. A write that did land is then refused by its fence."""
+    def _send_again_in_smaller_company(self, call: StoreCall, *, broke: bool) -> None:
+        """Bisect, so that one poison document fails alone. A write that did land is then refused by its fence.
+
+        Unless the call `broke`, the store has said that nothing was written.
+        """
         again: list[Request] = []
         for request in reversed(call.requests):
             if request.withdrawn:
@@ -407,6 +409,7 @@ class Batcher:
             elif request.answer is None:
                 request.company = max(1, len(call.requests) // 2)
                 request.ended = False
+                request.sent_again = request.sent_again or broke
                 again.append(request)
         self._waiting.put_back(call.operation, again)
 

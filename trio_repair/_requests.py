@@ -79,7 +79,7 @@ class Request:
         self.was_sent = False
         """True from just before the store is called: from here on it may have an effect."""
         self.sent_again = False
-        """A call that carried it broke, so that nobody knows its effect, and then another one carried it."""
+        """A call that carried it broke, so that nobody knows its effect, and it is to be sent, or was sent, again."""
         self.ended = False
         """The call that carried it has returned."""
         self.withdrawn = False
@@ -124,10 +124,13 @@ class Request:
         """It was sent, and nobody knows whether it landed."""
         if not self.was_sent or self.disproved:
             return False
-        if isinstance(self.answer, WriteAnswer):
-            # Sent twice and then refused: the first one may be what it was refused for.
-            return self.answer.status is WriteStatus.UNKNOWN or (self.refused and self.sent_again)
-        return self.answer is None
+        if self.answer is None:
+            return True
+        if isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.UNKNOWN:
+            return True
+        # Sent twice, and the second time to no effect: the first one may have had it, and be what the second one was
+        # refused for.
+        return self.sent_again and not self.landed
 
     @property
     def effect_untold(self) -> bool:
