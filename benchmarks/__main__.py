@@ -1,4 +1,8 @@
-"""List the benchmarks, run one, or show what was measured: ``python -m benchmarks [NAME | report [OPTION ...]]``."""
+"""List the benchmarks, run one, or show what was measured: ``python -m benchmarks [NAME | report [OPTION ...]]``.
+
+Python's garbage collector is set as the command `trio-repair` sets it, for everything that is compared alike;
+``--default-collector`` in front of NAME leaves it as Python has it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import sys
 
 import benchmarks
 from benchmarks import _report
+from trio_repair.cli._collector import settle_collector
 
 
 def names() -> list[str]:
@@ -18,8 +23,12 @@ def names() -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Dispatch; returns the exit status."""
+    if arguments[:1] == ["--default-collector"]:
+        arguments = arguments[1:]
+    else:
+        settle_collector()
     if not arguments or arguments[0] in {"-h", "--help"}:
-        print("usage: python -m benchmarks NAME [OPTION ...]   (NAME --help for its options)\n")
+        print("usage: python -m benchmarks [--default-collector] NAME [OPTION ...]   (NAME --help for its options)\n")
         for name in names():
             claim = (importlib.import_module(f"benchmarks.{name}").__doc__ or "").splitlines()[0]
             print(f"  {name:19} {claim}")

@@ -147,6 +147,7 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "cores": cores,
         "python": platform.python_version(),
+        "collector": list(gc.get_threshold()),
         "trio": trio.__version__,
         "trio_repair": trio_repair.__version__,  # of the code that ran, installed or not
     }

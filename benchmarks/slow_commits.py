@@ -21,7 +21,7 @@ import argparse
 import importlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import trio
 
 from benchmarks import _harness
 from benchmarks._corpus import put
+from benchmarks._figures import Finding, Limit, Shown, Spread, bars
 from benchmarks.repair_throughput import CHUNK, documents
 from trio_repair import AutoRepairConfig, RepairJob, Stores, SyncStrategy, open_repair_engine
 from trio_repair.stores.sqlite_text import open_sqlite_text
@@ -147,7 +148,6 @@ def main(arguments: list[str]) -> None:
     reason = why_not()
     if reason is not None:
         print(f"slow_commits is left out: {reason}; pip install -e '.[tantivy]'")
-        print(f"written to {_harness.save('slow_commits', {'left_out': {'slow_commits': reason}})}")
         return
     figures = measure(options)
     print(f"{options.documents} documents, the script {options.chunk} to a commit, {options.rounds} interleaved rounds")
@@ -157,4 +157,25 @@ def main(arguments: list[str]) -> None:
     for other, ratios in figures["throughput_over"].items():
         for name, spread in ratios.items():
             print(f"  throughput of {name:12} over {other} {_harness.told(spread)}")
-    print(f"written to {_harness.save('slow_commits', figures)}")
+    print(f"written to {_harness.save('slow_commits', figures, prog=parser.prog, options=options)}")
+
+
+def shown(saved: Mapping[str, Any]) -> Shown:
+    """The claim is about 1,024 at a time; the bars are what a document costs."""
+    limits = {"script": None, "single": Limit(words="ten times", low=10)}
+    against = {"script": f"a script with {saved['chunk']:,} documents a commit", "single": "a commit for each document"}
+    findings = [
+        Finding(
+            what=f"throughput of repairs, {name.removeprefix('engine ')} at a time",
+            against=against[other],
+            ratio=Spread.of(spread),
+            limit=limits[other] if name == "engine 1024" else None,
+        )
+        for other, ratios in saved["throughput_over"].items()
+        for name, spread in ratios.items()
+    ]
+    return Shown(
+        findings=findings,
+        panels=[bars("Time of a document", "µs", saved["microseconds_per_document"])],
+        notes=[f"{saved['documents']:,} documents, {saved['rounds']} interleaved rounds"],
+    )

@@ -110,6 +110,21 @@ HAND_MADE: dict[str, dict[str, Any]] = {
         },
         "p99_over_trio": {"stream": spread(2.5), "settled": spread(9.5), "handles": spread(7.0)},
     },
+    "slow_commits": {
+        "documents": 20_000,
+        "chunk": 1024,
+        "rounds": 5,
+        "throughput_over": {
+            "script": {"engine 256": spread(0.2), "engine 1024": spread(0.4)},
+            "single": {"engine 256": spread(9.0), "engine 1024": spread(20.0)},
+        },
+        "microseconds_per_document": {
+            "script": spread(300.0),
+            "engine 1024": spread(700.0),
+            "single": spread(14_000.0),
+        },
+        "commits": {"script": spread(20), "engine 1024": spread(22), "single": spread(200)},
+    },
     "engine_cost": {
         "jobs": 20_000,
         "rounds": 9,

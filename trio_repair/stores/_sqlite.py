@@ -31,6 +31,9 @@ but never part of a commit, and nothing when only the process dies."""
 SCHEMA_VERSION: Final = 1
 _SMALLEST_PAGE: Final = 512
 _STEPS_BETWEEN_LOOKS: Final = 100_000
+_CACHE_KB: Final = 8192
+_READER_CACHE_KB: Final = 2048
+"""A scan meets each page once, or a few times in a row."""
 _HEADER_ERRORS: Final = (apsw.NotADBError, apsw.CorruptError)
 
 _ROLES: Final[Mapping[str, int]] = {
@@ -124,6 +127,7 @@ class Session:
         """A further connection that holds one snapshot until `close_reader`."""
         _ = self.main
         reader = self._connect()
+        reader.execute(f"PRAGMA cache_size = -{_READER_CACHE_KB}")
         self._readers.add(reader)
         self._active = reader
         reader.execute("BEGIN")
@@ -205,7 +209,7 @@ class Session:
             if file.load_extensions is not None:
                 file.load_extensions(connection)
             connection.execute(f"PRAGMA synchronous = {file.synchronous}")
-            connection.execute("PRAGMA cache_size = -16384")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA temp_store = MEMORY")
         except BaseException:
