@@ -152,6 +152,19 @@ HAND_MADE: dict[str, dict[str, Any]] = {
         "rounds": 3,
         "measured": [waited(10, 0.95), waited(100, 0.81), waited(1_000, 0.2)],
     },
+    "slow_commits": {
+        "documents": 20_000,
+        "chunk": 1024,
+        "single": 200,
+        "tantivy": "0.27.0",
+        "rounds": 5,
+        "throughput_over": {
+            "script": {"engine 256": spread(0.21), "engine 1024": spread(0.37)},
+            "single": {"engine 256": spread(15.0), "engine 1024": spread(27.0)},
+        },
+        "microseconds_per_document": {name: spread(400.0) for name in ("script", "single", "engine 256")},
+        "commits": {name: spread(40) for name in ("script", "single", "engine 256", "engine 1024")},
+    },
 }
 """As each benchmark saves them, as far as that is shown."""
 
