@@ -205,8 +205,8 @@ BUGS: list[tuple[str, Bug]] = [
         Bug(
             "the timeout is not enforced",
             f"{_ENGINE}._supervise",
-            "max(0.0, entry.timeout_at - trio.current_time())",
-            "max(0.0, entry.timeout_at + 1.0 - trio.current_time())",
+            "max(0.0, entry.timeout_at - self.now())",
+            "max(0.0, entry.timeout_at + 1.0 - self.now())",
         ),
     ),
     (
