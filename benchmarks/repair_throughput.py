@@ -19,6 +19,7 @@ import json
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -223,11 +224,19 @@ def main(arguments: list[str]) -> None:
         template.mkdir()
         trio.run(build, template, options.documents)
 
-        def measured(work: Callable[[Files], object], count: int) -> Callable[[], float]:
+        processor: dict[str, dict[str, list[float]]] = {}
+
+        def measured(name: str, work: Callable[[Files], object], count: int) -> Callable[[], float]:
+            spent = processor[name] = {"main thread": [], "all threads": []}
+
             def once() -> float:
                 folder = Path(directory, "work")
                 shutil.copytree(template, folder)
+                before = time.thread_time(), time.process_time()
                 seconds = _harness.stopwatch(lambda: work(Files(folder, options.synchronous)))
+                after = time.thread_time(), time.process_time()
+                for threads, start, end in zip(spent, before, after, strict=True):
+                    spent[threads].append((end - start) / count * 1e6)
                 shutil.rmtree(folder)
                 return seconds / count
 
@@ -236,10 +245,10 @@ def main(arguments: list[str]) -> None:
         every, few = len(ids), ids[: options.single]
         comparison = _harness.interleave(
             {
-                "script": measured(lambda files: script(files, ids), every),
-                "engine": measured(lambda files: trio.run(engine, files, ids, options.concurrency), every),
-                "blind": measured(lambda files: blind(files, ids), every),
-                "single": measured(lambda files: script(files, few, 1), len(few)),
+                "script": measured("script", lambda files: script(files, ids), every),
+                "engine": measured("engine", lambda files: trio.run(engine, files, ids, options.concurrency), every),
+                "blind": measured("blind", lambda files: blind(files, ids), every),
+                "single": measured("single", lambda files: script(files, few, 1), len(few)),
             },
             baseline="engine",
             rounds=options.rounds,
@@ -255,6 +264,14 @@ def main(arguments: list[str]) -> None:
     }
     for name, figures in per_document.items():
         print(f"  {name:7} {figures['median']:8.1f} us a document   ({figures['min']:.1f} to {figures['max']:.1f})")
+    # The first round is not counted.
+    spent = {
+        name: {threads: _harness.spread(values[1:]) for threads, values in taken.items()}
+        for name, taken in processor.items()
+    }
+    for name in ("script", "engine"):
+        said = ", ".join(f"{figures['median']:.0f} us in {threads}" for threads, figures in spent[name].items())
+        print(f"  processor time of {name:7} a document: {said}")
     for name, figures in ratios.items():
         print(
             f"  throughput of the engine over {name:7} {figures['median']:6.2f}"
@@ -267,6 +284,7 @@ def main(arguments: list[str]) -> None:
         "synchronous": options.synchronous,
         "throughput_over": ratios,
         "microseconds_per_document": per_document,
+        "processor_microseconds_per_document": spent,
     }
     name = f"repair_throughput_{options.synchronous}"
     print(f"written to {_harness.save(name, figures, prog=parser.prog, options=options)}")

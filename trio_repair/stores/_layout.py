@@ -222,16 +222,15 @@ class Layout(abc.ABC):
         if row is None:
             return _ABSENT
         _, number, digest, deleted, updated_at, _, parts, whole, embedding, _, _ = row
-        moment = parse_moment(updated_at)
         if deleted:
-            version = DocumentVersion(number=number, deleted=True, updated_at=moment)
+            version = _version(number, "", True, updated_at)  # noqa: FBT003 - a cached function is faster so
             return Observation(presence=Presence.TOMBSTONE, token=row_token(row), version=version)
         if digest is None:
             digest = self._digest(row)
         return Observation(
             presence=Presence.LIVE,
             token=row_token(row),
-            version=DocumentVersion(number=number, digest=digest, updated_at=moment),
+            version=_version(number, digest, False, updated_at),  # noqa: FBT003
             intact=parts == whole and digest != "",
             embedding=None if embedding is None else _identity(embedding),
         )
@@ -264,6 +263,12 @@ class Layout(abc.ABC):
         assert held is not None  # or it would have no digest
         document = Document(doc_id=doc_id, text=self.text(text), metadata=held, version=version)
         return StoredDocument(document=document, token=row_token(row))
+
+
+@functools.lru_cache(maxsize=4096)
+def _version(number: int | None, digest: str, deleted: bool, updated_at: str | None) -> DocumentVersion:
+    """A repair looks at the same version of a document some seven times."""
+    return DocumentVersion(number=number, digest=digest, deleted=deleted, updated_at=parse_moment(updated_at))
 
 
 @functools.lru_cache(maxsize=64)
