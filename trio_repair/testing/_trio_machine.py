@@ -230,7 +230,7 @@ class _Run:
         self._over = True
         try:
             outcome.unwrap()
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - the run is over; raised in the thread that drives it
             # One failed task is one exception, by which Hypothesis tells failures apart.
             while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
                 error = error.exceptions[0]
@@ -259,7 +259,7 @@ class _Run:
             value = function()
             if inspect.isawaitable(value):
                 value = await value
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - Cancelled goes on; the rest is raised where the step was asked
             if _holds_cancelled(error):
                 raise
             self._answer = None, error
