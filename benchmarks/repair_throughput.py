@@ -116,9 +116,9 @@ def write_vectors(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) 
     partition = f"{EMBEDDER.model} {CHUNKER.identity}"
     chunk_id = connection.execute("SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'chunks'").get
     rev = connection.execute("SELECT value FROM revision").get
-    connection.execute(
-        f"DELETE FROM vectors_{size} WHERE rowid IN (SELECT chunk_id FROM chunks WHERE doc_id IN {theirs})", (ids,)
-    )
+    # One by one: for `IN`, sqlite-vec reads the whole table.
+    stale = list(connection.execute(f"SELECT chunk_id FROM chunks WHERE doc_id IN {theirs}", (ids,)))
+    connection.executemany(f"DELETE FROM vectors_{size} WHERE rowid = ?", stale)
     documents_, chunks_, vectors_ = [], [], []
     for (doc_id, _text, metadata, number, digest), chunks in pieces:
         rev += 1

@@ -32,6 +32,7 @@ from trio_repair.abc import Chunk
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores._sqlite import Session, SqliteFile
 from trio_repair.stores._thread import Call, CallAbandoned
+from trio_repair.stores._vector_layout import delete_vectors, load_sqlite_vec
 from trio_repair.stores.sqlite_vector import open_sqlite_vector
 from trio_repair.testing import make_document
 
@@ -414,6 +415,24 @@ async def test_long_vectors(tmp_path: Path) -> None:
 
 
 # Interrupts.
+
+
+@pytest.mark.parametrize("count", [1, 2, 256])
+def test_vectors_are_deleted_one_by_one(count: int) -> None:
+    """Each is looked up, however many there are in a statement; the control, IN, reads the whole table."""
+    connection = apsw.Connection(":memory:")
+    load_sqlite_vec(connection)
+    connection.execute("CREATE VIRTUAL TABLE vectors_2 USING vec0 (identity TEXT PARTITION KEY, embedding FLOAT[2])")
+
+    def scans(sql: str, bindings: Any) -> list[str]:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", bindings)
+        return [detail for *_, detail in plan if "vectors_2 VIRTUAL TABLE" in detail]
+
+    ours = scans(delete_vectors(2, count), [*range(count)])
+    assert count == len(ours)
+    assert all("INDEX 1:2" in detail for detail in ours)
+    (control,) = scans("DELETE FROM vectors_2 WHERE rowid IN (SELECT value FROM json_each(?))", ("[1]",))
+    assert "INDEX 0:1" in control
 
 
 def test_interrupts_do_not_reach_sqlite_vec(tmp_path: Path) -> None:
