@@ -1,4 +1,4 @@
-"""Claim: an engine, with its queue, deadlines, receipts and statistics, costs at most 3 times the floor per job.
+"""Claim: an engine, with its queue, deadlines, receipts and statistics, costs at most 1.7 times the floor per job.
 
 The floor is what Trio itself charges: a fixed pool of 64 workers on a memory channel, each job one checkpoint under
 its own `move_on_after`. The engine runs the same number of jobs at the same concurrency through `engine.run`, the
@@ -108,7 +108,7 @@ def shown(saved: Mapping[str, Any]) -> Shown:
         what="a job through the engine",
         against=f"a pool of {CONCURRENCY} Trio tasks on a memory channel",
         ratio=Spread.of(saved["ratio"]),
-        limit=Limit(words="at most 3 times", high=3),
+        limit=Limit(words="at most 1.7 times", high=1.7),
     )
     return Shown(
         findings=[claim],
