@@ -23,10 +23,6 @@ def names() -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Dispatch; returns the exit status."""
-    if arguments[:1] == ["--default-collector"]:
-        arguments = arguments[1:]
-    else:
-        settle_collector()
     if not arguments or arguments[0] in {"-h", "--help"}:
         print("usage: python -m benchmarks [--default-collector] NAME [OPTION ...]   (NAME --help for its options)\n")
         for name in names():
@@ -45,4 +41,9 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    given = sys.argv[1:]
+    if given[:1] == ["--default-collector"]:
+        given = given[1:]
+    else:
+        settle_collector()
+    sys.exit(main(given))
