@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from typing import Any
 
 import attrs
 import pytest
@@ -13,9 +15,11 @@ from engine_world import Stubborn, World, config, job, states
 from trio_repair import (
     AbsentMeans,
     CacheStep,
+    Document,
     EmbeddingIdentity,
     Fence,
     InvalidValue,
+    Observation,
     PlanAction,
     Policy,
     RepairOutcome,
@@ -31,6 +35,8 @@ from trio_repair import (
     plan_repair,
 )
 from trio_repair._progress import Progress
+from trio_repair._requests import Request
+from trio_repair._stepping import Gather
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import Fault, FaultKind, RecordingInstrument, assert_trace, make_document
 
@@ -1203,3 +1209,35 @@ async def test_i08_what_the_second_sending_says_does_not_hold_for_the_first(auto
             results = [await handle.wait() for handle in handles]
         assert {Outcome.FAILED} == {result.outcome for result in results}
         assert {expected} == {result.step("vector").state for result in results}
+
+
+@pytest.mark.parametrize("cycles", [False, True], ids=["as it is", "a gather that keeps its requests"])
+async def test_what_a_repair_has_done_with_is_freed_at_once(autojump_clock, monkeypatch, cycles: bool):
+    """No request, answer or document of a repair that is over is left to the garbage collector."""
+    if cycles:  # the planted bug
+        real = Progress.answers
+
+        def kept(progress: Progress, gather: Gather, requests: Any) -> Any:
+            gather.keeper = requests  # type: ignore[attr-defined]
+            return real(progress, gather, requests)
+
+        monkeypatch.setattr(Progress, "answers", kept)
+        monkeypatch.setattr("trio_repair._execution.Gather", type("Keeping", (Gather,), {"__slots__": ("keeper",)}))
+    world = World()
+    names = [f"d{number}" for number in range(20)]
+    world.drift(*names)
+    async with open_repair_engine(world.stores, config()) as engine:
+        gc.collect()
+        gc.disable()
+        try:
+            async with engine.run([job(name) for name in names]) as results:
+                async for result in results:
+                    assert "vector" in result.updated_systems
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = [type(one).__name__ for one in gc.garbage if isinstance(one, (Request, Observation, Document))]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert cycles == bool(left), left

@@ -21,10 +21,10 @@ from ._views import Observation, RangeDigest, RangeListing
 RANGE_SIZE: Final = 1000
 """Documents in a range. Fewer cost more statements, more make it likelier that stores differ somewhere in it."""
 
-RANGES_AT_ONCE: Final = 8
+RANGES_AT_ONCE: Final = 4
 """Ranges for one call: going to a store's thread and back costs as much as some hundred documents."""
 
-READ_AHEAD: Final = 3
+READ_AHEAD: Final = 1
 """Calls of each store that may be ahead of the comparison, so that no store waits while suspects are looked at."""
 
 LOOKS: Final = 1000

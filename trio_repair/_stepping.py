@@ -47,13 +47,16 @@ class Gather:
             steps.take()
 
     def __await__(self) -> Generator[Gather, None, None]:
-        if self._missing > 0:
-            try:
+        try:
+            if self._missing > 0:
                 yield self
-            except BaseException:
-                for request in self.requests.values():
-                    request.withdraw()
-                raise
+        except BaseException:
+            for request in self.requests.values():
+                request.withdraw()
+            raise
+        finally:
+            # They hold this gather: what a repair has done with is freed at once, and not by the garbage collector.
+            self.requests = _NONE
 
     def wake(self, steps: Steps[Any] | None) -> None:
         """Whose next step is to be taken when all is answered; None: nobody's."""

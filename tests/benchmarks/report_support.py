@@ -122,8 +122,8 @@ HAND_MADE: dict[str, dict[str, Any]] = {
         "concurrency": 64,
         "against": 10_000,
         "rounds": 3,
-        "check": [sized(1_000, 3.0, 50), sized(10_000, 1.0, 60), sized(1_000_000, 1.3, 100)],
-        "repair": [sized(1_000, 5.0, 50), sized(10_000, 1.0, 70), sized(1_000_000, 2.4, 150)],
+        "check": [sized(1_000, 3.0, 50), sized(10_000, 1.0, 60), sized(1_000_000, 1.3, 62)],
+        "repair": [sized(1_000, 5.0, 50), sized(10_000, 1.0, 61), sized(1_000_000, 2.4, 66)],
     },
     "peers": {
         "concurrency": 64,

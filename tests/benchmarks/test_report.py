@@ -76,14 +76,14 @@ def test_the_table_of_alternatives_counts_what_is_mended(tmp_path: Path) -> None
     assert "langchain full" in rows(table)[1][0]
 
 
-def test_memory_is_told_as_a_part_of_what_is_enough(tmp_path: Path) -> None:
-    """The most at any size; beyond it the claim is missed."""
+def test_memory_is_told_over_that_of_the_smallest_size(tmp_path: Path) -> None:
+    """The most at any size; with nearly a third more than the smallest the claim is missed."""
     table = _report.markdown(_report.load(write(tmp_path, {"growth": HAND_MADE["growth"]})))
-    assert has(table, spread(100 / 128))
-    assert has(table, spread(150 / 128))
+    assert has(table, spread(62 / 50))
+    assert has(table, spread(66 / 50))
     claimed = [row[4] for row in rows(table) if " to " in row[3]]
-    enough = "128 MiB of memory are enough"
-    assert ["by 20 % at most: missed", f"{enough}: holds", "by 20 % at most: missed", f"{enough}: missed"] == claimed
+    memory = "peak memory by 30 % at most"
+    assert ["by 20 % at most: missed", f"{memory}: holds", "by 20 % at most: missed", f"{memory}: missed"] == claimed
 
 
 def test_limits_are_words_of_the_claim(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from ._layout import Layout, Wholeness
 from ._sqlite import Session
 
 _PAGE_DOCUMENTS: Final = 1000
-_KEPT_BYTES: Final = 4 * 2**20
-"""How many bytes of entries are kept for listings, some 48,000 documents with short ids; a check needs half of that."""
+_KEPT_BYTES: Final = 5 * 2**18
+"""How many bytes of entries are kept for listings: 1.25 MiB, some 30,000 documents with short ids. A check needs half
+of that; where ids are so long that it does not fit, ranges that differ are read twice."""
 
 # The place of the nth document, from the index alone. With that, the other statement needs no LIMIT and so no subquery,
 # which would cost half as much again.
