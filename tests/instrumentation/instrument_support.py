@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-import pytest
 
 from trio_repair import RepairJob, Stores, SyncStrategy
 from trio_repair.embedding import HashingEmbedder, WindowChunker
@@ -21,14 +20,15 @@ from trio_repair.stores.sqlite_vector import open_sqlite_vector
 SECRET = "nobody may read this"
 
 
-def needs(module: str, extra: str) -> None:
-    """Skip a whole module of tests where a library is missing, except under CI."""
+def missing(module: str, extra: str) -> str:
+    """Why tests that need a library are skipped; "" if they are not: it is there, or this is CI, where they fail."""
     try:
         found = importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         found = False
-    if not found and os.environ.get("CI") != "true":
-        pytest.skip(f"{module} is not installed; pip install -e '.[{extra}]'", allow_module_level=True)
+    if found or os.environ.get("CI") == "true":
+        return ""
+    return f"{module} is not installed; pip install -e '.[{extra}]'"
 
 
 @asynccontextmanager

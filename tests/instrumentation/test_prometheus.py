@@ -10,10 +10,11 @@ import pytest
 import trio
 import trio.testing
 from engine_world import Stubborn, World, config, job
-from instrument_support import SECRET, needs, sqlite_stores
+from instrument_support import SECRET, missing, sqlite_stores
 from instrument_support import job as sqlite_job
 
-needs("prometheus_client", "prometheus")
+if reason := missing("prometheus_client", "prometheus"):
+    pytest.skip(reason, allow_module_level=True)
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
