@@ -8,6 +8,7 @@ span of its own, which is linked to the phases that it serves and is current whi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import Token
 from typing import Final
 
 import attrs
@@ -78,7 +79,7 @@ class OpenTelemetryInstrument:
         """By id of the job."""
         self._attempts: dict[str, _Attempt] = {}
         """By id of the document, of which one repair runs at a time."""
-        self._calls: dict[int, tuple[Span, object]] = {}
+        self._calls: dict[int, tuple[Span, Token[Context]]] = {}
         """Store calls under way: the span, and what takes it from its task's context again."""
         self._handlers: Final[dict[EventKind, Callable[[EngineEvent], None]]] = {
             EventKind.ACCEPTED: self._on_accepted,
@@ -205,7 +206,7 @@ class OpenTelemetryInstrument:
     def _on_call_ended(self, event: EngineEvent) -> None:
         assert isinstance(event, CallEvent)
         span, token = self._calls.pop(event.call)
-        context.detach(token)  # type: ignore[arg-type]
+        context.detach(token)
         if event.detail is not None:
             span.set_status(Status(StatusCode.ERROR, event.detail))
         span.end()

@@ -100,7 +100,9 @@ class PrometheusInstrument:
         queued = gauge("queued_jobs", "Jobs that wait: for a slot, a document or the end of a back-off.", ("priority",))
         gauge("active_repairs", "Repairs that hold a slot.").set_function(lambda: len(self._due))
         gauge("overdue_repairs", "Active repairs whose time is up.").set_function(self._overdue)
-        self._limit = gauge("active_repairs_limit", "How many repairs may be active, as of the last start; 0 before the first.")
+        self._limit = gauge(
+            "active_repairs_limit", "How many repairs may be active, as of the last start; 0 before the first."
+        )
         gauge("locked_documents", "Documents that a store still writes although their repair has ended.").set_function(
             lambda: len(self._locks)
         )
