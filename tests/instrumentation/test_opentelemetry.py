@@ -24,7 +24,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
-from trio_repair import RepairPriority, Stores, open_repair_engine
+from trio_repair import EngineEvent, EventKind, RepairPriority, Stores, open_repair_engine
+from trio_repair._events import DETAILS
 from trio_repair.embedding import HashingEmbedder, InThread
 from trio_repair.instrumentation.opentelemetry import OpenTelemetryInstrument
 from trio_repair.stores._thread import StoreThread
@@ -167,6 +168,26 @@ async def test_a_call_for_many_repairs_is_linked_to_each(autojump_clock, traced:
         }
         assert {span.name.removeprefix("trio_repair.") for span in linked} <= allowed.get(wanted, {wanted})
         assert len({span.parent.span_id for span in linked}) == len(linked)
+
+
+async def test_nothing_is_current_when_a_call_has_ended(autojump_clock, traced: Traced):
+    """What its task does next, such as the next step of a repair and the tasks of the next calls, is not the call's."""
+    world = World({"vector": {"write": 0.1}})
+    world.drift("a", "b", "c")
+    current: dict[EventKind, set[bool]] = {}
+
+    class Looking:
+        also_hears = DETAILS
+
+        def on_event(self, event: EngineEvent) -> None:
+            current.setdefault(event.kind, set()).add(trace.get_current_span().get_span_context().is_valid)
+
+    async with open_repair_engine(world.stores, instruments=[traced.instrument, Looking()]) as engine:
+        async with engine.run([job(name) for name in ("a", "b", "c")]) as results:
+            assert 3 == len([result async for result in results])
+    assert {True} == current.pop(EventKind.CALL_SENT)
+    assert {EventKind.CALL_ENDED, EventKind.WRITE_SETTLED, EventKind.PHASE, EventKind.SETTLED} <= set(current)
+    assert {False} == set().union(*current.values())
 
 
 class Watching:
