@@ -20,7 +20,7 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
-from trio_repair._progress import UNTOLD, Progress, StoreProgress, untouched_receipt
+from trio_repair._progress import UNTOLD, Progress, StoreProgress, ToldProgress, untouched_receipt
 from trio_repair._requests import Operation, Request
 from trio_repair._stepping import Gather
 from trio_repair.testing import make_document
@@ -304,3 +304,16 @@ def test_i8_the_words_of_a_receipt_keep_their_meaning(history, confirmed: bool):
     if state in (StepState.VERIFIED, StepState.APPLIED, StepState.INVALIDATED):
         assert store.landed
     assert store.landed >= landed
+
+
+def test_a_told_progress_tells_each_phase():
+    """As often as it is set, the first time too; not that it was made. For the rest it is a progress."""
+    told: list[tuple[str, RepairPhase]] = []
+    progress = ToldProgress({"text": "strong"}, "d", lambda doc_id, phase: told.append((doc_id, phase)))
+    assert RepairPhase.OBSERVE is progress.phase
+    assert [] == told
+    for phase in (RepairPhase.OBSERVE, RepairPhase.WRITE, RepairPhase.OBSERVE):
+        progress.phase = phase
+        assert phase is progress.phase
+    assert [("d", RepairPhase.OBSERVE), ("d", RepairPhase.WRITE), ("d", RepairPhase.OBSERVE)] == told
+    assert Progress({"text": "strong"}).receipt() == progress.receipt()

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import attrs
-import trio
-from engine_world import job
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
-from trio_repair import EngineEvent, EventKind, RepairOutcome, RepairResult
+import attrs
+import pytest
+import trio
+from engine_world import World, config, job
+
+from trio_repair import CallEvent, EngineEvent, EventKind, RepairOutcome, RepairPhase, RepairResult, open_repair_engine
+from trio_repair import _execution as execution
+from trio_repair import _telling as telling_module
+from trio_repair._batching import Batcher
+from trio_repair._events import DETAILS
 from trio_repair._telling import Telling
-from trio_repair.testing import RecordingInstrument, make_document
+from trio_repair.testing import Fault, FaultKind, RecordingInstrument, make_document
 
 
 async def test_an_event_carries_all_that_was_told_and_the_time_since_opening(autojump_clock):
@@ -68,3 +77,140 @@ async def test_without_instruments_nothing_is_told():
     telling = Telling([])
     assert not telling
     telling.emit(EventKind.OVERDUE)
+
+
+class Detailed(RecordingInstrument):
+    """Asks for everything."""
+
+    also_hears = DETAILS
+
+
+async def test_phases_and_calls_go_to_those_who_ask(autojump_clock):
+    """In the order of a repair; a call is told in the task that makes it, with its documents and its time."""
+    world = World({"vector": {"write": 0.25}})
+    world.drift("a", "b")
+    world.put("text", "b", number=1)
+    plain, detailed = RecordingInstrument(), Detailed()
+    tasks: dict[int, trio.lowlevel.Task] = {}
+
+    class Where:
+        also_hears = frozenset({EventKind.CALL_SENT, EventKind.CALL_ENDED})
+
+        def on_event(self, event: EngineEvent) -> None:
+            if isinstance(event, CallEvent):
+                assert trio.lowlevel.current_task() is tasks.setdefault(event.call, trio.lowlevel.current_task())
+
+    async with open_repair_engine(world.stores, instruments=[plain, detailed, Where()]) as engine:
+        async with engine.run([job("a"), job("b")]) as results:
+            assert 2 == len([result async for result in results])
+        statistics = engine.statistics()
+    assert plain.events == [event for event in detailed.events if event.kind not in DETAILS]
+    phases = [event.detail for event in detailed.of(EventKind.PHASE) if event.doc_id == "a"]
+    assert [phase.value for phase in RepairPhase] == list(dict.fromkeys(phases))
+    sent, ended = detailed.of(EventKind.CALL_SENT), detailed.of(EventKind.CALL_ENDED)
+    assert len(sent) == len(ended) == len(tasks) == sum(of.calls for of in statistics.stores.values())
+    assert [*range(1, len(sent) + 1)] == [event.call for event in sent]
+    writes = [event for event in ended if (event.store, event.operation) == ("vector", "write")]
+    assert [(("a",), 0.25, None)] == [(event.doc_ids, event.seconds, event.detail) for event in writes]
+    assert {("a", "b"), ("b", "a")} & {event.doc_ids for event in sent if event.operation == "observe"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        (Fault(FaultKind.UNAVAILABLE, "observe", times=1), "raised StoreUnavailable"),
+        (Fault(FaultKind.LATENCY, "observe", times=1, delay=50.0), "given up"),
+    ],
+)
+async def test_how_a_call_ended(autojump_clock, fault: Fault, detail: str):
+    """By the type of what was raised; a call that is cancelled was given up."""
+    world = World()
+    world.drift()
+    world.faulty["vector"].add(fault)
+    detailed = Detailed()
+    async with open_repair_engine(world.stores, config(store_call_timeout=1.0), instruments=[detailed]) as engine:
+        await engine.execute_repair_job(job(max_retries=2))
+    assert detail in {event.detail for event in detailed.of(EventKind.CALL_ENDED)}
+
+
+async def test_a_dropped_instrument_hears_no_details(autojump_clock, caplog):
+    """It raised at a call, and was told of nothing after it; the call went on."""
+
+    class Broken(Detailed):
+        def on_event(self, event: EngineEvent) -> None:
+            super().on_event(event)
+            if event.kind is EventKind.CALL_SENT:
+                raise ValueError("broken")
+
+    world = World()
+    world.drift()
+    broken = Broken()
+    async with open_repair_engine(world.stores, instruments=[broken]) as engine:
+        assert (await engine.execute_repair_job(job())).success
+    assert EventKind.CALL_SENT is broken.kinds[-1]
+    assert 1 == broken.kinds.count(EventKind.CALL_SENT)
+    assert 1 == len(caplog.records)
+
+
+def made(monkeypatch: pytest.MonkeyPatch, count: Counter[str]) -> None:
+    """Count what exists only for instruments: every event, told store, told progress, and round of telling."""
+
+    def counted(name: str, what: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*args: Any, **given: Any) -> Any:
+            count[name] += 1
+            return what(*args, **given)
+
+        return make
+
+    for module, name in [
+        (telling_module, "EngineEvent"),
+        (telling_module, "CallEvent"),
+        (telling_module, "_ToldStore"),
+        (execution, "ToldProgress"),
+        (Telling, "emit"),
+        (Telling, "_tell"),
+        (Telling, "_tell_phase"),
+        (Telling, "tell_call"),
+    ]:
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+
+
+async def test_what_nobody_hears_costs_nothing(autojump_clock, monkeypatch):
+    """Without instruments nothing is made or called; with one that asks for no details, nothing of them.
+
+    The control: each is made for an instrument that does ask.
+    """
+    stores: list[object] = []
+    begin = Batcher.__init__
+
+    def noting(self: Batcher, name: str, store: Any, *args: Any, **given: Any) -> None:
+        stores.append(store)
+        begin(self, name, store, *args, **given)
+
+    monkeypatch.setattr(Batcher, "__init__", noting)
+    counts: list[Counter[str]] = []
+    for instruments in ([], [RecordingInstrument()], [Detailed()]):
+        with monkeypatch.context() as patch:
+            count: Counter[str] = Counter()
+            made(patch, count)
+            world = World()
+            world.drift("a", "b")
+            stores.clear()
+            async with open_repair_engine(world.stores, instruments=instruments) as engine:
+                async with engine.run([job("a"), job("b")]) as results:
+                    assert [True, True] == [result.success async for result in results]
+            counts.append(count)
+            assert bool(count["_ToldStore"]) == (stores != list(world.faulty.values()))
+    off, plain, detailed = counts
+    assert not off
+    assert {"EngineEvent", "emit", "_tell"} == set(plain)
+    assert {
+        "EngineEvent",
+        "emit",
+        "_tell",
+        "CallEvent",
+        "_ToldStore",
+        "ToldProgress",
+        "_tell_phase",
+        "tell_call",
+    } == set(detailed)

@@ -39,7 +39,7 @@ from ._errors import (
     StoreUnavailable,
     TrioRepairError,
 )
-from ._events import EngineEvent, EventKind
+from ._events import CallEvent, EngineEvent, EventKind
 from ._model import (
     ActiveRepair,
     ContentDefinition,
@@ -83,6 +83,7 @@ __all__ = [
     "ActiveRepair",
     "AutoRepairConfig",
     "CacheStep",
+    "CallEvent",
     "ChangeCounts",
     "CheckIncomplete",
     "CheckStatistics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import attrs
 
@@ -44,6 +45,16 @@ class EventKind(enum.Enum):
     """A store broke its contract, as by an answer of the wrong length."""
     OVERDUE = "overdue"
     """A repair did not stop at its timeout; its document stays locked until it ends."""
+    PHASE = "phase"
+    """The attempt that is running has come to another `RepairPhase`, or to the same one again."""
+    CALL_SENT = "call-sent"
+    """A bulk call of a store begins. It and the next are `CallEvent`s, told in the task that makes the call."""
+    CALL_ENDED = "call-ended"
+    """That call has returned or raised; its answers have not been given yet."""
+
+
+DETAILS: Final = frozenset({EventKind.PHASE, EventKind.CALL_SENT, EventKind.CALL_ENDED})
+"""Kinds that are told only to an instrument whose `also_hears` names them: most need none, and each costs time."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +65,7 @@ class EngineEvent:
     at: float
     """Seconds since the engine was opened."""
     doc_id: str | None = None
+    """None where it is about a store alone."""
     job: RepairJob | None = None
     """ACCEPTED, STARTED, RETRY, REOBSERVED, SETTLED, OVERDUE."""
     store: str | None = None
@@ -70,6 +82,21 @@ class EngineEvent:
     """STARTED: seconds that the attempt may take."""
     detail: str | None = None
     """An error, a verdict, or a delay, in words. STARTED: "resolution" for a person's choice, or the strategy of the
-    plan that is carried out; None where the job's own strategy is followed."""
+    plan that is carried out; None where the job's own strategy is followed. PHASE: the phase's value. CALL_ENDED: None
+    where the store answered, else how the call ended."""
     result: RepairResult | None = None
     """SETTLED: the result that the handle delivers."""
+
+
+@attrs.frozen(kw_only=True)
+class CallEvent(EngineEvent):
+    """CALL_SENT, CALL_ENDED: one bulk call of a store, which serves as many repairs as it names documents."""
+
+    call: int
+    """Names the call among all of the engine."""
+    operation: str
+    """"observe", "read", "prepare", "write" or "remove"."""
+    doc_ids: tuple[str, ...]
+    """What it is asked about, each document once."""
+    seconds: float | None = None
+    """CALL_ENDED: how long it took, on the Trio clock."""

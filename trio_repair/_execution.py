@@ -28,10 +28,10 @@ from ._planning import (
     plan_repair,
     plan_resolution,
 )
-from ._progress import Progress
+from ._progress import Progress, ToldProgress
 from ._requests import Request
 from ._stepping import Gather, Steps
-from ._telling import unheard
+from ._telling import PhaseTeller, unheard
 from ._ticket import Entry, Mission
 from ._verdict import MOVED_ERROR, UPDATE_FAILED, Ended, Moved, Verdict, store_failure, worst
 from ._views import Observation, Prepared, StoredDocument, WriteAnswer, WriteStatus
@@ -47,6 +47,7 @@ class Repairer:
         config: AutoRepairConfig,
         emit: Callable[..., None],
         wall: Callable[[], float] = time.time,
+        tell_phase: PhaseTeller | None = None,
     ) -> None:
         self._batchers = batchers
         self._critical = {name: batchers[name] for name in CRITICAL_STORES}
@@ -55,6 +56,7 @@ class Repairer:
         self._emit = emit
         self._heard = emit is not unheard
         self._wall = wall
+        self._tell_phase = tell_phase
         self._cache = (
             CacheRepair(batchers["cache"], policy, config, emit, wall, self._content) if "cache" in batchers else None
         )
@@ -69,7 +71,9 @@ class Repairer:
     async def _attempt(self, entry: Entry) -> Verdict:
         progress = entry.progress
         if progress is None:
-            progress = entry.progress = Progress(self.fences)
+            tell, doc_id = self._tell_phase, entry.doc_id
+            progress = Progress(self.fences) if tell is None else ToldProgress(self.fences, doc_id, tell)
+            entry.progress = progress
         moved = ""
         looks = 1 + (self._config.max_reobserve if entry.mission.moves_with_the_document else 0)
         for look in range(looks):

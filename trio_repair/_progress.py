@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ._errors import StoreError
@@ -194,6 +194,35 @@ class Progress:
         # One of several jobs may be withdrawn when a store has answered and the repair still waits for another one.
         for store in self.stores.values():
             store.learn()
+
+
+class ToldProgress(Progress):
+    """A progress that tells each phase that its repair comes to.
+
+    It is made only where somebody asks for phases; elsewhere, `phase` is a plain attribute and costs nothing more.
+    """
+
+    __slots__ = ("_doc_id", "_phase", "_tell_phase")
+
+    def __init__(self, fences: Mapping[str, str], doc_id: str, tell_phase: Callable[[str, RepairPhase], None]) -> None:
+        self._doc_id = doc_id
+        self._tell_phase: Callable[[str, RepairPhase], None] = _untold
+        super().__init__(fences)
+        self._tell_phase = tell_phase
+
+    @property
+    def phase(self) -> RepairPhase:
+        """Where the repair is."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: RepairPhase) -> None:
+        self._phase = phase
+        self._tell_phase(self._doc_id, phase)
+
+
+def _untold(_doc_id: str, _phase: RepairPhase) -> None:
+    """That it is made is no step of the repair."""
 
 
 def untouched_receipt(fences: Mapping[str, str]) -> tuple[ReceiptStep, ...]:

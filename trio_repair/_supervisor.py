@@ -66,11 +66,16 @@ class Supervisor:
         self.limits = Limits(config.max_concurrent_jobs, config.max_queued_jobs, self.dispatch)
         emit = telling.emit if telling else unheard
         self.batchers = {
-            name: Batcher(name, store, config, self.timetable, emit, fail_fast=name == "cache")
+            name: Batcher(name, telling.listening(name, store), config, self.timetable, emit, fail_fast=name == "cache")
             for name, store in stores.by_name.items()
         }
         self.repairer = repairer = Repairer(
-            self.batchers, Policy.of(stores, config), config, emit, lambda: wall_clock().timestamp()
+            self.batchers,
+            Policy.of(stores, config),
+            config,
+            emit,
+            lambda: wall_clock().timestamp(),
+            telling.phase_teller,
         )
         self.execute = repairer.attempt if executor is None else executor
         self.room = trio.Event()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
+import attrs
 import trio
 
-from ._events import EngineEvent, EventKind
-from ._model import DocumentVersion, RepairJob, RepairResult
-from .abc import Instrument
+from ._errors import StoreError
+from ._events import DETAILS, CallEvent, EngineEvent, EventKind
+from ._model import Document, DocumentVersion, RepairJob, RepairPhase, RepairResult
+from ._views import Observation, Prepared, Removal, StoredDocument, StoreTraits, Write, WriteAnswer
+from .abc import Instrument, Store
+
+T = TypeVar("T")
+PhaseTeller: TypeAlias = Callable[[str, RepairPhase], None]
 
 logger = logging.getLogger("trio_repair")
 
@@ -23,6 +31,10 @@ class Telling:
 
     def __init__(self, instruments: Sequence[Instrument]) -> None:
         self._instruments = list(instruments)
+        self._details = {
+            kind: [one for one in instruments if kind in getattr(one, "also_hears", ())] for kind in DETAILS
+        }
+        self._calls = itertools.count(1)
         self._opened_at = trio.current_time()
 
     def __bool__(self) -> bool:
@@ -61,10 +73,102 @@ class Telling:
             detail=detail,
             result=result,
         )
-        for instrument in tuple(self._instruments):
+        self._tell(event, self._instruments)
+
+    def _tell(self, event: EngineEvent, listeners: Sequence[Instrument]) -> None:
+        for instrument in tuple(listeners):
             try:
                 instrument.on_event(event)
             except Exception:
                 if instrument in self._instruments:  # it may have raised in an event of its own making, too
                     logger.exception("%r raised and is dropped", instrument)
                     self._instruments.remove(instrument)
+                    for those in self._details.values():
+                        if instrument in those:
+                            those.remove(instrument)
+
+    # What few want to know; with nobody who does, the engine runs without the parts that tell it.
+
+    @property
+    def phase_teller(self) -> PhaseTeller | None:
+        """Tells the phases of a document's repair; None if nobody asks for them."""
+        return self._tell_phase if self._details[EventKind.PHASE] else None
+
+    def listening(self, name: str, store: Store) -> Store:
+        """A store whose calls are told; the store itself if nobody asks for them."""
+        calls = self._details[EventKind.CALL_SENT] or self._details[EventKind.CALL_ENDED]
+        return cast("Store", _ToldStore(name, store, self)) if calls else store
+
+    def _tell_phase(self, doc_id: str, phase: RepairPhase) -> None:
+        at = trio.current_time() - self._opened_at
+        event = EngineEvent(kind=EventKind.PHASE, at=at, doc_id=doc_id, detail=phase.value)
+        self._tell(event, self._details[EventKind.PHASE])
+
+    async def tell_call(
+        self, store: str, operation: str, doc_ids: tuple[str, ...], call: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Make a call and tell it. **If cancelled:** as the call."""
+        began = trio.current_time()
+        at = began - self._opened_at
+        sent = CallEvent(
+            kind=EventKind.CALL_SENT,
+            at=at,
+            store=store,
+            call=next(self._calls),
+            operation=operation,
+            doc_ids=doc_ids,
+        )
+        self._tell(sent, self._details[EventKind.CALL_SENT])
+        problem: str | None = "did not return"
+        try:
+            answers = await call()
+            problem = None
+        except trio.Cancelled:
+            problem = "given up"
+            raise
+        except BaseException as error:
+            problem = f"raised {type(error).__name__}"
+            raise
+        finally:
+            now = trio.current_time()
+            ended = attrs.evolve(
+                sent, kind=EventKind.CALL_ENDED, at=now - self._opened_at, seconds=now - began, detail=problem
+            )
+            self._tell(ended, self._details[EventKind.CALL_ENDED])
+        return answers
+
+
+class _ToldStore:
+    """A store that tells the calls that a batcher makes, in the task that makes them, and only those."""
+
+    def __init__(self, name: str, inner: Store, telling: Telling) -> None:
+        self._name = name
+        self._inner = inner
+        self._telling = telling
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    @property
+    def traits(self) -> StoreTraits:
+        return self._inner.traits
+
+    async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
+        return await self._telling.tell_call(
+            self._name, "observe", tuple(doc_ids), lambda: self._inner.observe(doc_ids)
+        )
+
+    async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
+        return await self._telling.tell_call(self._name, "read", tuple(doc_ids), lambda: self._inner.read(doc_ids))
+
+    async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
+        doc_ids = tuple([document.doc_id for document in documents])
+        return await self._telling.tell_call(self._name, "prepare", doc_ids, lambda: self._inner.prepare(documents))
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        doc_ids = tuple([write.prepared.document.doc_id for write in writes])
+        return await self._telling.tell_call(self._name, "write", doc_ids, lambda: self._inner.write(writes))
+
+    async def remove(self, removals: Sequence[Removal]) -> Sequence[WriteAnswer]:
+        doc_ids = tuple([removal.doc_id for removal in removals])
+        return await self._telling.tell_call(self._name, "remove", doc_ids, lambda: self._inner.remove(removals))

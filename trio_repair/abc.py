@@ -194,7 +194,11 @@ class Chunker(Protocol):
 
 @runtime_checkable
 class Instrument(Protocol):
-    """Watches an engine. One that raises is logged once and dropped; it never disturbs a repair."""
+    """Watches an engine. One that raises is logged once and dropped; it never disturbs a repair.
+
+    An instrument that is to be told of phases and store calls as well has an attribute ``also_hears`` besides: a
+    collection of `EventKind.PHASE`, `CALL_SENT` and `CALL_ENDED`, read when the engine is opened.
+    """
 
     def on_event(self, event: EngineEvent) -> None:
         """Called synchronously, in the engine's task. Return soon; do not block."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import subprocess
 import sys
@@ -130,6 +131,27 @@ async def test_result_and_exception(world: World) -> None:
 
     with pytest.raises(LookupError, match="no"):
         await thread.run(fail)
+    await thread.aclose()
+
+
+async def test_a_call_runs_in_a_copy_of_its_callers_context(world: World) -> None:
+    """It finds what is set where `run` is called, each call its own, and what it sets itself stays with it."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")
+
+    def look(_call: Call[Resource]) -> str:
+        seen = variable.get()
+        variable.set("by the thread")
+        return seen
+
+    thread = world.thread()
+    seen = []
+    for value in ("one", "two"):
+        token = variable.set(value)
+        seen.append(await thread.run(look))
+        assert value == variable.get()
+        variable.reset(token)
+    seen.append(await thread.run(look))
+    assert ["one", "two", "nothing"] == seen
     await thread.aclose()
 
 

@@ -20,6 +20,7 @@ from ._configuration import FILE_NAME, Configuration, load_configuration, locate
 from ._dry_run import run_dry
 from ._durations import parse_duration
 from ._ids import IdFile, check_id, check_ids
+from ._metrics import check_port
 from ._output import Output
 from ._plan import run_plan
 from ._plan_file import read_plan
@@ -210,6 +211,7 @@ async def repair(
     max_duration: Text = None,
     allow_mass: Flag = False,
     receipts: Path | None = None,
+    metrics_port: Annotated[int | None, Parameter(converter=_whole)] = None,
     where: Where = HERE,
     json: Json = False,
     limit: Limit = 10,
@@ -242,13 +244,17 @@ async def repair(
         Lift the limits for mass changes.
     receipts
         Append one JSON line for each result to this file.
+    metrics_port
+        Serve metrics for Prometheus on this port of the loopback interface while the run lasts; 0: any free one.
     """
     output = Output(json=json)
     attempt, whole = _seconds("--timeout", timeout), _seconds("--max-duration", max_duration)
     _check_limit(limit)
+    port = None if metrics_port is None else check_port(metrics_port)
     _refuse_together(documents=bool(documents), ids_file=ids_file is not None, plan=plan is not None)
     _refuse_together(plan=plan is not None, strategy=strategy is not None)
     _refuse_together(dry_run=dry_run, receipts=receipts is not None)
+    _refuse_together(dry_run=dry_run, metrics_port=metrics_port is not None)
     _refuse_same_file(receipts, plan=plan, ids_file=None if ids_file is None else Path(ids_file))
     configuration = where.load()
     config = overridden(
@@ -282,6 +288,7 @@ async def repair(
         what=what,
         max_duration=whole,
         receipts=receipts,
+        metrics_port=port,
         limit=limit,
     )
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -31,9 +31,11 @@ from .. import (
     count_changes,
     open_repair_engine,
 )
+from ..abc import Instrument
 from ._configuration import Configuration
 from ._lock import hold_lock
 from ._look import count_held, look, look_in_batches, seen
+from ._metrics import serving_metrics
 from ._opening import open_stores
 from ._output import Output
 from ._patience import hung_stores
@@ -80,6 +82,8 @@ class RepairRequest:
     what: Everything | Named | PlanFile
     max_duration: float | None = None
     receipts: Path | None = None
+    metrics_port: int | None = None
+    """Where to serve metrics while the run lasts; 0: any port that is free."""
     limit: int = 10
     """How many failures, or documents of a dry run, are shown."""
 
@@ -90,6 +94,7 @@ class _Run:
 
     tally: Tally
     started: float
+    metrics: Sequence[Instrument] = ()
     counts: ChangeCounts | None = None
     tap: JobTap | None = None
     counting: bool = False
@@ -259,7 +264,9 @@ async def _execute(
         return
     output.say(f"documents to repair: {total}; strategy: {request.strategy.value}")
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(open_repair_engine(stores, request.config, instruments=[run.tally]))
+        engine = await stack.enter_async_context(
+            open_repair_engine(stores, request.config, instruments=[run.tally, *run.metrics])
+        )
         tap = run.tap = JobTap(await _jobs(request, stores, stack, run), deadline)
         run.begun = True
 
@@ -286,6 +293,7 @@ async def run_repair(request: RepairRequest, output: Output) -> ExitStatus:
     """
     run = _Run(Tally(most_failures=request.limit), trio.current_time())
     with ExitStack() as files:
+        run.metrics = files.enter_context(serving_metrics(request.metrics_port, output))
         files.enter_context(hold_lock(request.configuration.path))
         if request.receipts is not None:
             run.tally.receipts = ReceiptFile.open(request.receipts)

@@ -8,6 +8,7 @@ abandoned call never commits, however late its driver comes back.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import queue
 import threading
@@ -47,6 +48,8 @@ class Call(Generic[R]):
         self._fn = fn
         self._args = args
         self._token = token
+        self._context = contextvars.copy_context()
+        """The caller's, as `trio.to_thread` has it: a driver's own tracing finds the span that it belongs to."""
         self._lock = threading.Lock()
         self._abandoned = False
         self._committing = False
@@ -94,7 +97,7 @@ class Call(Generic[R]):
         """Run the function and keep its verdict."""
         self.resource = resource
         try:
-            self._value = self._fn(self, *self._args)
+            self._value = self._context.run(self._fn, self, *self._args)
         except BaseException as error:  # noqa: ASYNC103 - in a thread; kept for the caller, whatever it is
             self._error = error
         finally:
