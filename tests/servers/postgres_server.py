@@ -6,6 +6,7 @@ the operating system's "nobody".
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -18,9 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psycopg
+import psycopg.conninfo
 
 PASSWORD = "correct horse battery staple"
 USER = "owner"
@@ -47,8 +49,7 @@ class PostgresServer:
     """One server, which `with` starts and stops.
 
     Args:
-        fsync: whether commits are pushed to the disk; what a kill is to survive needs it no more than a power cut does
-            not, but kill tests are to see the server as it is in use.
+        fsync: whether commits are pushed to the disk. Tests that kill the server want it, to see it as it is in use.
         settings: further settings of the server, by name.
     """
 
@@ -81,7 +82,7 @@ class PostgresServer:
             self.remove()
             raise
 
-    def __enter__(self) -> PostgresServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -123,7 +124,7 @@ class PostgresServer:
         """Make an empty database with pgvector in it; its name."""
         name = f"test_{next(self._numbers)}"
         with self.connect() as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE with_vector STRATEGY file_copy')  
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE with_vector STRATEGY file_copy')
         return name
 
     def start(self) -> None:
@@ -209,10 +210,8 @@ class PostgresServer:
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self._processes():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
 
     def _initialise(self) -> None:
         secret = self.directory / "secret"

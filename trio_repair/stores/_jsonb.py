@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from trio_repair import ContentDefinition, Document, StoreRejected
+
 
 def holds_nul(value: object) -> bool:
     """Whether a string in it, or a key, holds NUL, which jsonb refuses."""
@@ -29,3 +31,15 @@ def as_read_back(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [as_read_back(held) for held in value]
     return value
+
+
+def check_jsonb(store: str, content: ContentDefinition, document: Document) -> StoreRejected | None:
+    """Why the metadata of a document cannot be held as jsonb; None if it can."""
+    if holds_nul(document.metadata):
+        return StoreRejected(store, "its metadata holds NUL, which PostgreSQL cannot store", document.doc_id)
+    if document.text is None or not content.metadata_keys:
+        return None
+    if content.digest(document.text, as_read_back(document.metadata)) != document.version.digest:
+        problem = "its metadata holds a number that jsonb does not give back as it was, such as 1e16 or -0.0"
+        return StoreRejected(store, problem, document.doc_id)
+    return None

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, LiteralString, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import attrs
 import psycopg
@@ -114,7 +114,7 @@ class Server:
         calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
         execute(connection, f"SELECT {calls}", [part for pair in settings.items() for part in pair])
         with suppress(psycopg.Error):  # from PostgreSQL 14 on, and not on every platform
-            connection.execute("SET client_connection_check_interval = '2s'")
+            execute(connection, "SET client_connection_check_interval = '2s'")
 
 
 def _milliseconds(seconds: float) -> str:
@@ -123,7 +123,8 @@ def _milliseconds(seconds: float) -> str:
 
 def execute(connection: Connection, sql: str, parameters: Parameters = None) -> psycopg.Cursor[tuple[Any, ...]]:
     """Run a statement that this package wrote, identifiers quoted; values are bound."""
-    return connection.execute(cast("LiteralString", sql), parameters)
+    # Never None: "%%" would then be sent as it stands.
+    return connection.execute(sql, () if parameters is None else parameters)
 
 
 class Session:

@@ -46,8 +46,10 @@ Row: TypeAlias = tuple[Any, ...]
 class Looking:
     """SQL expressions for what a row says of its document. Constants in them are quoted, and each "%" is doubled."""
 
-    relation: str
-    """What stands after FROM; one row for each document, and ``d`` is the table that the others speak of."""
+    table: str
+    """What stands after FROM; ``d`` is the table that the others speak of, with one row for each document."""
+    join: str = ""
+    """What the others speak of besides; it neither adds nor drops rows."""
     doc_id: str
     """text."""
     number: str
@@ -77,9 +79,15 @@ class Looking:
     rebuild: Callable[[str], str | None] = str
     """Makes a document's text of what `text` gives; None if it cannot be had."""
 
+    @property
+    def relation(self) -> str:
+        """What stands after FROM where the expressions stand after SELECT."""
+        return f"{self.table} {self.join}"
+
     def columns(self, content: str) -> str:
         """The expressions of a `Row`; text and metadata where the condition `content` holds, and where the digest must
-        be computed from them."""
+        be computed from them.
+        """
         needed = f"CASE WHEN NOT ({self.deleted}) AND ({content} OR nullif({self.digest}, '') IS NULL)"
         return (
             f"{self.doc_id} AS doc_id, {self.number} AS number, nullif({self.digest}, '') AS digest,"
@@ -174,7 +182,7 @@ class View:
     def count(self, session: Session) -> int:
         """How many documents and tombstones are held; for millions of them, what the planner thinks."""
         looking = self.looking
-        counted = f"FROM {looking.relation} WHERE {looking.held}"
+        counted = f"FROM {looking.table} WHERE {looking.held}"
         (plan,) = session.execute(f"EXPLAIN (FORMAT JSON) SELECT 1 {counted}").fetchone() or (None,)
         guess = int(plan[0]["Plan"]["Plan Rows"]) if plan else 0
         if guess > _EXACT_BELOW:

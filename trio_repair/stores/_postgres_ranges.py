@@ -96,15 +96,11 @@ class PostgresRanges:
         if len(closed) < len(bounds):  # the last one has no end
             part = self._summaries("> %(low)s", limit="%(most)s")
             sql = f"SELECT {_MEASURED} FROM ({part}) AS page"
-            found += [
-                _unless_many(row, most) for row in self._fetch(session, sql, {"low": lows[-1], "most": most + 1})
-            ]
+            found += [_unless_many(row, most) for row in self._fetch(session, sql, {"low": lows[-1], "most": most + 1})]
         return found
 
     def _list(self, session: Session, after: str | None, bound: str | None) -> RangeListing:
-        part = self._summaries(
-            "> %(low)s", bound=None if bound is None else "%(high)s", limit=f"{PAGE_ROWS + 1}"
-        )
+        part = self._summaries("> %(low)s", bound=None if bound is None else "%(high)s", limit=f"{PAGE_ROWS + 1}")
         first = f"""SELECT * FROM ({part}) AS part ORDER BY doc_id COLLATE "C" LIMIT {PAGE_ROWS}"""
         sql = f"SELECT {_ENTRIES}, (SELECT count(*) FROM ({part}) AS counted) FROM ({first}) AS page"
         ((entries, there),) = self._fetch(session, sql, {"low": _floor(after), "high": bound})

@@ -127,7 +127,9 @@ def check_tables(session: Session, server: Server, tables: Tables) -> Mapping[st
     rows = session.execute(f"SELECT key, value FROM {tables.prefix}store_meta").fetchall()
     found: dict[str, str] = {key: value for key, value in rows}  # noqa: C416 - the rows are tuples of Any
     if found.get("kind") != tables.kind:
-        problem = f"schema {schema!r} holds a {found.get('kind')} store, not {tables.kind}; which belongs to which store?"
+        problem = (
+            f"schema {schema!r} holds a {found.get('kind')} store, not {tables.kind}; which belongs to which store?"
+        )
         raise InvalidValue("schema", problem)
     if found.get("version") != str(SCHEMA_VERSION):
         problem = f"schema {schema!r} has version {found.get('version')}; this release reads {SCHEMA_VERSION}"

@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import attrs
+
 from trio_repair import (
     AbsentMeans,
     ContentDefinition,
@@ -20,12 +22,11 @@ from trio_repair import (
     InvalidValue,
     Prepared,
     StoreError,
-    StoreRejected,
     StoreTraits,
 )
 
 from ._encoding import check_limit
-from ._jsonb import as_read_back, holds_nul
+from ._jsonb import check_jsonb
 from ._postgres import Server, Session, check_schema, literal
 from ._postgres_layout import Looking, Put, View, iso_moment, sent_moment
 from ._postgres_settings import (
@@ -87,9 +88,7 @@ def _statements(prefix: str, content: ContentDefinition, language: str) -> list[
             "  NEW.digest := CASE WHEN NEW.deleted THEN ''"
             " ELSE encode(sha256(convert_to(NEW.text, 'UTF8')), 'hex') END;"
         )
-    written = (
-        f"  NEW.rev := {next_revision(prefix)};\n{digest}\n  NEW.written_at := clock_timestamp();\n  RETURN NEW;"
-    )
+    written = f"  NEW.rev := {next_revision(prefix)};\n{digest}\n  NEW.written_at := clock_timestamp();\n  RETURN NEW;"
     return [
         # A tsvector ends at 1 MB. A longer text is found by the words that it begins with, rather than not held at all.
         f"""CREATE FUNCTION {prefix}words_of(content text) RETURNS tsvector LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -119,15 +118,15 @@ END $trio_repair$""",
         f"CREATE INDEX documents_words ON {prefix}documents USING gin (words)",
         f"CREATE INDEX documents_deleted ON {prefix}documents (doc_id) WHERE deleted",
         trigger_function(prefix, "documents_written", written),
-        f"CREATE TRIGGER documents_written BEFORE INSERT OR UPDATE ON {prefix}documents FOR EACH ROW"
-        f" EXECUTE FUNCTION {prefix}documents_written()",
+        f"""CREATE TRIGGER documents_written BEFORE INSERT OR UPDATE ON {prefix}documents
+FOR EACH ROW EXECUTE FUNCTION {prefix}documents_written()""",
         f"ALTER TABLE {prefix}documents ENABLE ALWAYS TRIGGER documents_written",
     ]
 
 
 def _looking(prefix: str) -> Looking:
     return Looking(
-        relation=f"{prefix}documents AS d",
+        table=f"{prefix}documents AS d",
         doc_id="d.doc_id",
         number="d.number",
         digest="d.digest",
@@ -192,18 +191,6 @@ def _bound(puts: Sequence[Put]) -> dict[str, list[Any]]:
     }
 
 
-def check_jsonb(store: str, content: ContentDefinition, document: Document) -> StoreRejected | None:
-    """Why the metadata of a document cannot be held as jsonb; None if it can."""
-    if holds_nul(document.metadata):
-        return StoreRejected(store, "its metadata holds NUL, which PostgreSQL cannot store", document.doc_id)
-    if document.text is None or not content.metadata_keys:
-        return None
-    if content.digest(document.text, as_read_back(document.metadata)) != document.version.digest:
-        problem = "its metadata holds a number that jsonb does not give back as it was, such as 1e16 or -0.0"
-        return StoreRejected(store, problem, document.doc_id)
-    return None
-
-
 class PostgresTextStore(OwnTablesStore):
     """A text store in one schema of a PostgreSQL database; made by `open_postgres_text`."""
 
@@ -262,7 +249,9 @@ class PostgresTextStore(OwnTablesStore):
         sql = "SELECT cfgname FROM pg_ts_config ORDER BY cfgname"
         known = [row[0] for row in session.execute(sql).fetchall()]
         if self._language not in known:
-            raise InvalidValue("language", f"is no text search configuration of the server; there are {', '.join(known)}")
+            raise InvalidValue(
+                "language", f"is no text search configuration of the server; there are {', '.join(known)}"
+            )
         super()._open_call(session)
 
     def _check_made(self, made: Mapping[str, Any]) -> None:
@@ -311,15 +300,13 @@ def _open(
 ) -> AbstractAsyncContextManager[PostgresTextStore]:
     definition = ContentDefinition() if content is None else content
     tables = Tables(
-        schema=check_schema(schema), kind="postgres-text", content=definition, meta={"language": language}, statements=()
-    )
-    tables = Tables(
-        schema=tables.schema,
-        kind=tables.kind,
+        schema=check_schema(schema),
+        kind="postgres-text",
         content=definition,
-        meta=tables.meta,
-        statements=_statements(tables.prefix, definition, language),
+        meta={"language": language},
+        statements=(),
     )
+    tables = attrs.evolve(tables, statements=_statements(tables.prefix, definition, language))
     traits = StoreTraits(
         fence=Fence.STRONG,
         holds_text=True,
