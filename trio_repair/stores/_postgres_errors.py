@@ -74,7 +74,7 @@ _SIGNS: Final[Mapping[str, str]] = {
 }
 
 _DOCUMENT_CLASSES: Final = frozenset({"22", "23", "54", "44", "P0", "21", "27"})
-"""Data, integrity, program limits, views' check options, exceptions raised by triggers, and what triggers do besides."""
+"""Data, integrity, program limits, views' check options, and what triggers raise and do."""
 
 
 def sqlstate(error: BaseException) -> str:
