@@ -249,7 +249,7 @@ async def test_a_cancelled_write_is_stopped_on_the_server(postgres: PostgresServ
                     await put(store, make_document("a", "two", number=10))
             assert scope.cancelled_caught
             with trio.fail_after(5):
-                while sql(database, waiting) != [(0,)]:
+                while sql(database, waiting) != [(0,)]:  # noqa: ASYNC110 - it is another process that is waited for
                     await trio.sleep(0.01)
         assert 0 == store.abandoned_threads
         assert 9 == (await look(store, "a")).version.number  # type: ignore[union-attr]
@@ -260,7 +260,7 @@ def database_name(dsn: str) -> str:
 
 
 async def cancel_once_it_waits(dsn: str, waiting: str, scope: trio.CancelScope) -> None:
-    while sql(dsn, waiting) == [(0,)]:
+    while sql(dsn, waiting) == [(0,)]:  # noqa: ASYNC110
         await trio.sleep(0.01)
     scope.cancel()
 
