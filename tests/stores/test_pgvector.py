@@ -198,7 +198,7 @@ async def test_dimensions(database: str, dimension: int) -> None:
 async def test_nearest(database: str) -> None:
     """Each document once, by its nearest chunk, the best first; deleted ones not."""
     async with opened(database, dimension=64) as store:
-        await put(store, *(make_document(f"{n:03}", f"filler number {n} " * 9) for n in range(300)))
+        await put(store, *(make_document(f"{n:03}", f"filler number {n} " * 9) for n in range(250)))
         await put(store, make_document("x", f"{LONG} apples pears"), make_document("y", "apples and pears"))
         await put(store, make_document("z", "apples pears"))
         await put(store, Document.tombstone("z", number=2))

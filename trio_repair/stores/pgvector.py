@@ -52,7 +52,7 @@ from ._postgres_settings import (
     schema_setting,
     server_setting,
 )
-from ._postgres_store import MAX_BATCH, opened
+from ._postgres_store import opened
 from ._postgres_tables import OwnTablesStore, Tables
 from ._settings import chunker_setting, embedder_setting, refuse_unknown
 from ._vector_preparing import VectorPreparing
@@ -60,6 +60,9 @@ from ._vector_preparing import VectorPreparing
 __all__ = ["NearestHit", "PgvectorStore", "open_pgvector", "pgvector_from_settings"]
 
 SCHEMA: Final = "trio_repair_vector"
+_MAX_BATCH: Final = 256
+_MAX_BATCH_BYTES: Final = 2**20
+"""HNSW takes about a millisecond for each vector that it sorts in: a call must end long before it is given up."""
 _MAX_NEIGHBOURS: Final = 4096
 _MOST_SEARCHED: Final = 1000
 """The most that pgvector takes for hnsw.ef_search."""
@@ -242,7 +245,8 @@ def _open(
         holds_text=True,
         keeps_tombstones=True,
         absent=AbsentMeans.MISSING,
-        max_batch=MAX_BATCH,
+        max_batch=_MAX_BATCH,
+        max_batch_bytes=_MAX_BATCH_BYTES,
         embedding=preparing.identity,
     )
     return opened(PgvectorStore(server, traits, tables, preparing, create=create))
