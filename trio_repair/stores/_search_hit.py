@@ -11,6 +11,6 @@ class SearchHit:
 
     doc_id: str
     score: float
-    """How well it fits, by BM25; greater is better. Only comparable within one search."""
+    """How well it fits, by BM25, or by PostgreSQL's ts_rank_cd; greater is better. Comparable within one search."""
     snippet: str = attrs.field(repr=False)
     """The passage that fits best, the found words in [brackets]."""
