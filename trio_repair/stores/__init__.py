@@ -1,6 +1,6 @@
 """Stores that come with the library; import the one you use from its module.
 
 `memory` needs nothing more; `sqlite_text`, `sqlite_vector` and `sqlite_cache` need the extra ``trio-repair[sqlite]``,
-`tantivy` needs ``trio-repair[tantivy]``.
+`tantivy` needs ``trio-repair[tantivy]``, `redis` needs ``trio-repair[redis]`` and a server.
 Other packages register theirs under the entry-point group ``trio_repair.stores``.
 """
