@@ -111,8 +111,8 @@ class RedisServer:
             RuntimeError: the server refused it.
         """
         commands: list[tuple[str | bytes, ...]] = [("AUTH", password)] if password is not None else []
-        with socket.create_connection(("127.0.0.1", self.port), timeout=_PATIENCE) as client:
-            reader = client.makefile("rb")
+        address = "127.0.0.1", self.port
+        with socket.create_connection(address, timeout=_PATIENCE) as client, client.makefile("rb") as reader:
             answer = b""
             for one in (*commands, words):
                 raw = [word.encode() if isinstance(word, str) else word for word in one]

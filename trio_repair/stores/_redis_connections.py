@@ -248,7 +248,7 @@ class Connections:
         self._nursery.start_soon(listen)
         try:
             await answered.wait()
-        except trio.Cancelled:
+        except trio.Cancelled:  # noqa: ASYNC103 - a change that was made is told to its caller
             with trio.move_on_after(_PATIENCE, shield=True):
                 await answered.wait()
             if not replies or not all(map(is_answer, replies)):
@@ -325,11 +325,21 @@ class Connections:
             # Who waits for an answer is told by the driver; nobody else is concerned.
         finally:
             self._online.discard(connection)
+            _close_buffers(connection)
 
 
 def is_answer(reply: Reply) -> bool:
     """True if the server said it."""
     return not isinstance(reply, BaseException) or is_reply(reply)
+
+
+def _close_buffers(connection: BaseConnection) -> None:
+    """The driver does so only for connections that were made; Python warns of the others."""
+    for kind in ("write_buffer", "push_message_buffer", "streamed_message_buffer"):
+        for end in ("in", "out"):
+            buffer = getattr(connection, f"_{kind}_{end}", None)
+            if buffer is not None:
+                buffer.close()
 
 
 class _Started:
