@@ -144,14 +144,14 @@ class Proxy:
             nursery.start_soon(self._answers, server, client, nursery)
 
     async def _commands(self, client: trio.SocketStream, server: trio.SocketStream, nursery: trio.Nursery) -> None:
-        async for data in _received(client):
+        while data := await _received(client):
             if not self.lose_commands:
                 self.passed += len(data)
                 await server.send_all(data)
         nursery.cancel_scope.cancel()
 
     async def _answers(self, server: trio.SocketStream, client: trio.SocketStream, nursery: trio.Nursery) -> None:
-        async for data in _received(server):
+        while data := await _received(server):
             if self.cut_after is not None:
                 data, self.cut_after = data[: self.cut_after], max(0, self.cut_after - len(data))
             if not self.lose_answers:
@@ -161,12 +161,11 @@ class Proxy:
         nursery.cancel_scope.cancel()
 
 
-async def _received(stream: trio.SocketStream) -> AsyncGenerator[bytes, None]:
+async def _received(stream: trio.SocketStream) -> bytes:
     try:
-        while data := await stream.receive_some():
-            yield data
+        return bytes(await stream.receive_some())
     except trio.BrokenResourceError:
-        return
+        return b""
 
 
 @asynccontextmanager

@@ -231,6 +231,7 @@ async def test_eviction(tmp_path: Path) -> None:
             used = int(small.command("INFO", "memory").split(b"used_memory:")[1].split(b"\r\n")[0])
             small.command("CONFIG", "SET", "maxmemory", str(used - 400_000))
             await until(lambda: int(small.command("DBSIZE")[1:]) < len(ids))
+            small.command("CONFIG", "SET", "maxmemory", "0")
             held = await scan(cache)
             assert 0 < len(held) < len(ids)
             seen = await cache.observe(ids)

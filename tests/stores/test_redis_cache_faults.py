@@ -183,28 +183,28 @@ async def test_lost_acknowledgements(server: RedisServer) -> None:
     async with open_proxy(server) as proxy:
         async with open_redis_cache(proxy.url, prefix=fresh(), timeout=0.3) as cache:
             ready = await writes_over(cache, *(make_document(f"{index}", "text") for index in range(30)))
-            await cache._connections.deadline()
+            await put(cache, make_document("before", "text"))  # the server has the script and has told its time
             proxy.lose_answers = True
             answers = await cache.write(ready)
             assert {UNKNOWN} == statuses(answers)
             assert all("did not answer within 0.3 s" in str(answer.error) for answer in answers)
             proxy.lose_answers = False
-            assert 30 == len(await scan(cache))
+            assert 31 == len(await scan(cache))
             assert {REFUSED} == statuses(await cache.write(ready))
 
 
 async def test_lost_commands(server: RedisServer) -> None:
     """A network that swallows what is sent looks the same, UNKNOWN, and nothing has landed; a later try does."""
     async with open_proxy(server) as proxy:
-        async with open_redis_cache(proxy.url, prefix=fresh(), timeout=0.3) as cache:
+        async with open_redis_cache(proxy.url, prefix=fresh(), timeout=0.3, connect_timeout=0.3) as cache:
             ready = await writes_over(cache, make_document("a", "text"), make_document("b", "text"))
-            await cache._connections.deadline()
+            await put(cache, make_document("before", "text"))  # the server has the script and has told its time
             proxy.lose_commands = True
             assert {UNKNOWN} == statuses(await cache.write(ready))
             with pytest.raises(StoreUnavailable):
                 await look(cache, "a")
             proxy.lose_commands = False
-            assert {} == await scan(cache)
+            assert {"before"} == set(await scan(cache))
             assert {LANDED} == statuses(await cache.write(ready))
 
 
@@ -213,7 +213,7 @@ async def test_cut_in_the_middle(server: RedisServer) -> None:
     async with open_proxy(server) as proxy:
         async with open_redis_cache(proxy.url, prefix=fresh()) as cache:
             ready = await writes_over(cache, *(make_document(f"{index:03}", "text " * 50) for index in range(200)))
-            await cache._connections.deadline()
+            await put(cache, make_document("before", "text"))  # the server has the script and has told its time
             proxy.cut_after = 1000
             answers = await cache.write(ready)
             proxy.cut_after = None
@@ -235,7 +235,7 @@ async def _stopped_for_longer_than_the_timeout(directory: Path) -> Presence:
     with RedisServer(directory) as stopped:
         async with open_redis_cache(stopped.url, prefix="p:", timeout=0.3, connect_timeout=0.3) as cache:
             ready = await writes_over(cache, make_document("a", "text"))
-            await cache._connections.deadline()
+            await put(cache, make_document("before", "text"))  # the server has the script and has told its time
             stopped.pause()
             assert {UNKNOWN} == statuses(await cache.write(ready))
             with pytest.raises(StoreUnavailable, match="did not let anybody in"):
@@ -285,12 +285,12 @@ async def _cancel_reads(server: RedisServer, times: int) -> int:
         await put(cache, *documents.values())
         for turn in range(times):
             ids = rng.sample(sorted(documents), 40)
-            with trio.move_on_after(rng.random() * 0.004):
-                await cache.read(ids)
             mine = f"{turn % 60}"
             try:
+                with trio.move_on_after(rng.random() * 0.004):
+                    await cache.read(ids)
                 (answer,) = await cache.read([mine])
-            except StoreUnavailable:
+            except Exception:  # what is somebody else's answer may be of any form
                 wrong += 1
                 continue
             wrong += not (isinstance(answer, StoredDocument) and answer.document == documents[mine])
@@ -323,7 +323,7 @@ async def test_cancelled_writes_are_whole(server: RedisServer) -> None:
             with trio.move_on_after(rng.random() * 0.004):
                 answers = await cache.write(ready)
             held = [await cache.get(one.doc_id) for one in documents]
-            assert set(held) <= {None} or all(one is None or one == two for one, two in zip(held, documents, strict=True))
+            assert all(one is None or one == two for one, two in zip(held, documents, strict=True))
             if answers is not None:
                 assert {LANDED} == statuses(answers)
                 assert documents == held
@@ -361,6 +361,7 @@ async def test_disk_trouble(tmp_path: Path) -> None:
             with pytest.raises(StoreUnavailable, match="cannot save to its disk"):
                 await put(cache, make_document("a", "new", number=2))
             assert (await cache.get("a")) == make_document("a", "text")
+        troubled.kill()  # it would not end before it has saved
 
 
 async def test_more_calls_than_connections_on_a_stopped_server(tmp_path: Path) -> None:

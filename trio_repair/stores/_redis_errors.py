@@ -77,6 +77,8 @@ def meaning(error: BaseException) -> str:
         return _MEANINGS[found[0]]
     if type(error).__name__ in {"ReadOnlyError", "MovedError"}:
         return _MEANINGS["READONLY" if type(error).__name__ == "ReadOnlyError" else "MOVED"]
+    if "ACL failure" in said or "The user executing the script" in said:  # of a command in a script
+        return _MEANINGS["NOPERM"]
     if "DB index is out of range" in said:
         return "has no database of this number; see db in url"
     if "without any password configured" in said:
