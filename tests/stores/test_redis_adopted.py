@@ -22,7 +22,7 @@ __all__ = ["server"]
 FIELDS = {"text": "body", "metadata": "meta", "version": "rev", "updated_at": "changed", "digest": "sha256"}
 RETURNING = {"token-moves", "no-aba", "seen-elsewhere"}
 """What no entry can keep that has no place for a mark: one that returns to the same bytes is the same."""
-SLOW = {"scan-complete", "count-near", "cancelled-whole", "cancelled-told", "whole-beside-writers", "no-lost-update"}
+SLOW = {"scan-complete", "scan-left-early", "cancelled-whole", "cancelled-told", "no-lost-update"}
 """Promises about what is the same for every layout."""
 
 
@@ -85,9 +85,9 @@ async def test_json_keeps_what_it_does_not_know(server: RedisServer) -> None:
     async with open_redis_cache(server.url, key=f"{base}{{id}}", format="json", fields=fields) as cache:
         (landed,) = await put(cache, make_document("7", 'new "text"', number=2, metadata={"b": 2}))
         assert (
-            '{ "price": 1.10, "body": "new \\"text\\"",\n "tags": [], "n": 12345678901234567890, "n": 1e2, "rev": 2 ,'
-            '"meta":{"b": 2}}'
-        ).encode() == server.command("GET", f"{base}7")
+            b'{ "price": 1.10, "body": "new \\"text\\"",\n "tags": [], "n": 12345678901234567890, "n": 1e2, "rev": 2 ,'
+            b'"meta":{"b": 2}}'
+        ) == server.command("GET", f"{base}7")
         assert landed == await look(cache, "7")
         await put(cache, make_document("8", "a new one", number=1))
         assert {"body": "a new one", "meta": {}, "rev": 1} == json.loads(server.command("GET", f"{base}8"))

@@ -52,9 +52,7 @@ async def test_control_a_fence_in_two_steps_is_caught(server: RedisServer, monke
     scripts = _redis_scripts.HASH_SCRIPTS
     loose = _redis_scripts.Script.of(scripts.write.text.decode().replace("if not holds(seen, token)", "if false"))
     assert loose.text != scripts.write.text
-    monkeypatch.setattr(
-        _redis_entries.OwnHash, "scripts", _redis_scripts.Scripts(scripts.look, loose, scripts.remove)
-    )
+    monkeypatch.setattr(_redis_entries.OwnHash, "scripts", _redis_scripts.Scripts(scripts.look, loose, scripts.remove))
 
     monkeypatch.setattr(_redis_entries.OwnHash, "reads_to_write", True)  # look before, and refuse what has moved
     caches = Caches(server)
@@ -278,6 +276,7 @@ async def test_errors_leave_the_block_as_they_are(server: RedisServer) -> None:
 
 async def test_closing_leaves_nothing(server: RedisServer) -> None:
     """Once the block is left, no connection of the store's is there any more."""
+
     def clients() -> int:
         return server.command("CLIENT", "LIST").count(b"id=")
 

@@ -111,7 +111,15 @@ def test_endpoints() -> None:
 @pytest.mark.parametrize("settings", [{"prefix": "p:"}, {"key": "a{id}", "format": "string", "id_pattern": "x+"}])
 def test_good_settings(settings: dict[str, Any]) -> None:
     """All of it, in the types of a configuration file."""
-    common = {"url": URL, "username": "u", "password": "p", "ttl": 60, "connections": 2, "timeout": 1, "connect_timeout": 1}
+    common = {
+        "url": URL,
+        "username": "u",
+        "password": "p",
+        "ttl": 60,
+        "connections": 2,
+        "timeout": 1,
+        "connect_timeout": 1,
+    }
     opening({**common, **settings})
 
 
@@ -203,8 +211,9 @@ def test_command_line(server: RedisServer, tmp_path: Path) -> None:
     assert 2 == bad.returncode
     assert "stores.cache.ttl" in bad.stderr
     assert "Traceback" not in bad.stderr
-    wrong = run(f'url = "{server.url}"\nprefix = "p:"\npassword = {{ env = "CACHE_PASSWORD" }}')
+    with RedisServer(tmp_path / "guarded", requirepass="another") as guarded:
+        wrong = run(f'url = "{guarded.url}"\nprefix = "p:"\npassword = {{ env = "CACHE_PASSWORD" }}')
     assert 0 != wrong.returncode
     assert "Traceback" not in wrong.stderr + wrong.stdout
     assert SECRET not in wrong.stderr + wrong.stdout
-    assert str(server.port) in wrong.stderr
+    assert f"127.0.0.1:{guarded.port} does not accept this username and password" in wrong.stderr

@@ -35,6 +35,8 @@ def endpoint(
     if not isinstance(url, str) or not url:
         problem = "is missing; name the server, as in redis://localhost:6379/0" if url is None else "must be a string"
         raise InvalidValue("url", problem)
+    if "#" in url:
+        raise InvalidValue("url", "holds a '#'; write one in a password as %23, or set password by itself")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -42,8 +44,6 @@ def endpoint(
         raise InvalidValue("url", "is no URL: its host or port cannot be read") from None
     if parts.scheme not in {"redis", "rediss", "unix"}:
         raise InvalidValue("url", "must begin with redis://, rediss:// (TLS) or unix://")
-    if parts.fragment:
-        raise InvalidValue("url", "holds a '#'; write one in a password as %23, or set password by itself")
     user = _credential("username", username, parts.username)
     secret = _credential("password", password, parts.password)
     if parts.scheme == "unix":
