@@ -29,7 +29,11 @@ def _missing() -> str | None:
 if (reason := _missing()) is not None and os.environ.get("CI") != "true":
     pytest.skip(reason, allow_module_level=True)
 
-from trio_repair.stores.redis import RedisCacheStore, open_redis_cache  # noqa: E402 - skipped above without its driver
+from coredis import exceptions  # noqa: E402 - skipped above without it
+
+from trio_repair.stores.redis import RedisCacheStore, open_redis_cache  # noqa: E402
+
+__all__ = ["exceptions"]
 
 SECRET = "canary-of-the-password"
 PATIENCE = 10.0

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import trio
-from coredis.connection._request import RequestBatch
 from redis_support import (
     SECRET,
     fresh,
@@ -93,6 +92,27 @@ async def test_passwords(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
             await trio.sleep(0.05)
             with pytest.raises(StoreUnavailable, match="does not accept"):
                 await look(cache, "a")
+    assert SECRET not in caplog.text
+
+
+async def test_a_server_that_quotes_the_password(caplog: pytest.LogCaptureFixture) -> None:
+    """Redis 5 complains of HELLO with all of its arguments: nobody repeats that."""
+    caplog.set_level(logging.DEBUG)
+
+    async def complain(client: trio.SocketStream) -> None:
+        async with client:
+            said = await client.receive_some()
+            assert SECRET.encode() in bytes(said)
+            words = f"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `{SECRET}`, \r\n"
+            await client.send_all(words.encode())
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, complain, [listener])
+        async with refused(f"redis://127.0.0.1:{listener.socket.getsockname()[1]}", password=SECRET) as lines:
+            pass
+        nursery.cancel_scope.cancel()
+    assert "Redis 6.0 or newer" in lines[0]
     assert SECRET not in caplog.text
 
 
@@ -321,6 +341,8 @@ async def test_cancelled_calls_leave_no_answer_behind(server: RedisServer) -> No
 
 async def test_control_answers_left_behind_are_caught(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: where a cancelled call is merely forgotten, its answers go to others."""
+
+    from coredis.connection._request import RequestBatch
 
     def forget(self: Any, _reason: str) -> None:
         self._connection._requests.remove(self)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coredis import exceptions
-from redis_support import SECRET, fresh, put, server
+from redis_support import SECRET, exceptions, fresh, put, server
 from servers.redis_server import RedisServer
 
 from trio_repair import ContentDefinition, InvalidValue

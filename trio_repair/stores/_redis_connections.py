@@ -24,6 +24,7 @@ from coredis.connection import (
     UnixDomainSocketConnection,
     UnixDomainSocketLocation,
 )
+from coredis.connection._request import Request
 from coredis.exceptions import RedisError
 
 from trio_repair import StoreUnavailable
@@ -40,6 +41,39 @@ Reply: TypeAlias = Any
 
 _PATIENCE: Final = 0.5
 """Seconds that a change which was cancelled gets to come back with its verdict."""
+
+
+class _Asking(BaseConnection):
+    """Remembers what it asked by itself to be let in: a server that refuses and closes says why only there."""
+
+    asked: tuple[Request, ...] = ()
+
+    def create_request(self, *args: Any, **options: Any) -> Request:
+        """As the driver does."""
+        request: Request = super().create_request(*args, **options)
+        self.asked += (request,)
+        return request
+
+
+class _TCPConnection(_Asking, TCPConnection):
+    pass
+
+
+class _UnixConnection(_Asking, UnixDomainSocketConnection):
+    pass
+
+
+async def _refusal(connection: BaseConnection) -> RedisError | None:
+    """What a server said when it did not let the connection in. **If cancelled:** never; these are answered."""
+    for request in connection.asked if isinstance(connection, _Asking) else ():
+        if request.complete:
+            try:
+                await request
+            except RedisError as error:
+                return error
+            except Exception:  # noqa: S112 - the connection's own end, which its caller knows
+                continue
+    return None
 
 
 @attrs.frozen(kw_only=True)
@@ -65,10 +99,10 @@ class Endpoint:
     def connection(self) -> BaseConnection:
         """A connection that is not open yet."""
         if self.path:
-            return UnixDomainSocketConnection(
+            return _UnixConnection(
                 UnixDomainSocketLocation(self.path), username=self.username, password=self.password, db=self.db
             )
-        return TCPConnection(
+        return _TCPConnection(
             TCPLocation(self.host, self.port),
             socket_keepalive=True,
             username=self.username,
@@ -283,7 +317,7 @@ class Connections:
         """
         for reply in replies:
             if isinstance(reply, BaseException):
-                raise self.translate(reply) from reply
+                raise self.translate(reply) from None  # what the server said may quote what it was told
 
     def translate(self, error: BaseException) -> StoreUnavailable:
         """An error reply, or what came instead of a reply."""
@@ -303,7 +337,9 @@ class Connections:
             except (RedisError, OSError, AssertionError) as error:
                 # The driver raises this in the place of Cancelled, too.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                raise self.unavailable(connecting(error)) from error
+                said = await _refusal(connection)
+                # An old server quotes the password when it complains of the command that brings it.
+                raise self.unavailable(connecting(error if said is None else said)) from None
             except RuntimeError as error:  # the nursery is closed
                 raise StoreUnavailable(self._store, "is closed; open it again") from error
         if scope.cancelled_caught:

@@ -90,7 +90,7 @@ def connecting(error: BaseException) -> str:
     """Why no connection could be made."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
-    words = "closed the connection"
+    words = "closed the connection before it let anybody in; it may have none left (maxclients)"
     while waiting:
         one = waiting.pop()
         if one is None or id(one) in seen:
