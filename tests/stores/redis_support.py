@@ -56,7 +56,8 @@ class Caches:
     """Opens caches, each time under a prefix of its own, or `again` the one that was opened last."""
 
     def __init__(self, server: RedisServer, **options: Any) -> None:
-        self._open = functools.partial(open_redis_cache, server.url, **options)
+        # On a machine that is busy with something else, the default would be a fault like any other.
+        self._open = functools.partial(open_redis_cache, server.url, timeout=50.0, **options)
         self._options = options
         self.prefix = fresh()
 
