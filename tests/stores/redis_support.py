@@ -1,0 +1,189 @@
+"""What the tests of the cache on Redis share: a server, a proxy that loses things, and a store's calls in one line."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from servers.redis_server import RedisServer
+
+from trio_repair import Document, Observation, Prepared, Removal, Write, WriteAnswer, WriteStatus
+from trio_repair.abc import Store
+
+
+def _missing() -> str | None:
+    if importlib.util.find_spec("coredis") is None:
+        return "coredis is not installed; pip install -e '.[redis]'"
+    return RedisServer.missing()
+
+
+if (reason := _missing()) is not None and os.environ.get("CI") != "true":
+    pytest.skip(reason, allow_module_level=True)
+
+from coredis import exceptions  # noqa: E402 - skipped above without it
+
+from trio_repair.stores.redis import RedisCacheStore, open_redis_cache  # noqa: E402
+
+__all__ = ["exceptions"]
+
+SECRET = "canary-of-the-password"
+PATIENCE = 10.0
+_count = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that tests share; each takes a prefix of its own."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+def fresh() -> str:
+    """A prefix that nobody has."""
+    return f"cache {next(_count)}:"
+
+
+class Caches:
+    """Opens caches, each time under a prefix of its own, or `again` the one that was opened last."""
+
+    def __init__(self, server: RedisServer, **options: Any) -> None:
+        # On a machine that is busy with something else, the default would be a fault like any other.
+        self._open = functools.partial(open_redis_cache, server.url, timeout=50.0, **options)
+        self._options = options
+        self.prefix = fresh()
+
+    def __call__(self) -> AbstractAsyncContextManager[RedisCacheStore]:
+        self.prefix = fresh()
+        return self.again()
+
+    def again(self) -> AbstractAsyncContextManager[RedisCacheStore]:
+        if "format" in self._options:
+            return self._open(key=f"{self.prefix}{{id}}:end")
+        return self._open(prefix=self.prefix)
+
+
+async def look(store: Store, doc_id: str) -> Observation:
+    (seen,) = await store.observe([doc_id])
+    assert isinstance(seen, Observation), seen
+    return seen
+
+
+async def writes_over(store: Store, *documents: Document) -> list[Write]:
+    """Writes on the tokens that hold."""
+    ready = [one for one in await store.prepare(documents) if isinstance(one, Prepared)]
+    assert len(documents) == len(ready)
+    seen = await store.observe([one.doc_id for one in documents])
+    tokens = [one.token for one in seen if isinstance(one, Observation)]
+    return [Write(prepared=one, token=token) for one, token in zip(ready, tokens, strict=True)]
+
+
+async def write(store: Store, *documents: Document) -> list[WriteAnswer]:
+    """Write over whatever is held; what the store answers."""
+    return list(await store.write(await writes_over(store, *documents)))
+
+
+async def put(store: Store, *documents: Document) -> list[Observation]:
+    """Write over whatever is held; it must land."""
+    views = []
+    for answer in await write(store, *documents):
+        assert answer.status is WriteStatus.LANDED, answer
+        assert answer.observation is not None
+        views.append(answer.observation)
+    return views
+
+
+async def take_away(store: Store, doc_id: str) -> WriteAnswer:
+    (answer,) = await store.remove([Removal(doc_id=doc_id, token=(await look(store, doc_id)).token)])
+    return answer
+
+
+async def scan(store: Store, after: str | None = None) -> dict[str, Observation]:
+    async with store.open_scan(after) as pages:
+        return {doc_id: view async for page in pages for doc_id, view in page}
+
+
+def statuses(answers: Sequence[WriteAnswer]) -> set[WriteStatus]:
+    return {answer.status for answer in answers}
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that the server does by itself."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        await trio.sleep(0.005)
+
+
+class Proxy:
+    """Stands between a client and the server, and loses what it is told to lose."""
+
+    def __init__(self, port: int, server_port: int) -> None:
+        self.port = port
+        self._server_port = server_port
+        self.lose_answers = False
+        """Answers are swallowed from now on."""
+        self.lose_commands = False
+        """So are commands."""
+        self.cut_after: int | None = None
+        """After so many more bytes of answers, both sides are cut off."""
+        self.passed = 0
+        """Bytes of commands that reached the server."""
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def serve(self, client: trio.SocketStream) -> None:
+        server = await trio.open_tcp_stream("127.0.0.1", self._server_port)
+        async with client, server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._commands, client, server, nursery)
+            nursery.start_soon(self._answers, server, client, nursery)
+
+    async def _commands(self, client: trio.SocketStream, server: trio.SocketStream, nursery: trio.Nursery) -> None:
+        while data := await _received(client):
+            if not self.lose_commands:
+                self.passed += len(data)
+                await server.send_all(data)
+        nursery.cancel_scope.cancel()
+
+    async def _answers(self, server: trio.SocketStream, client: trio.SocketStream, nursery: trio.Nursery) -> None:
+        while data := await _received(server):
+            if self.cut_after is not None:
+                data, self.cut_after = data[: self.cut_after], max(0, self.cut_after - len(data))
+            if not self.lose_answers:
+                await client.send_all(data)
+            if self.cut_after == 0:
+                break
+        nursery.cancel_scope.cancel()
+
+
+async def _received(stream: trio.SocketStream) -> bytes:
+    try:
+        return bytes(await stream.receive_some())
+    except trio.BrokenResourceError:
+        return b""
+
+
+@asynccontextmanager
+async def open_proxy(server: RedisServer) -> AsyncGenerator[Proxy, None]:
+    """A proxy before the server."""
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        proxy = Proxy(listener.socket.getsockname()[1], server.port)
+        nursery.start_soon(trio.serve_listeners, proxy.serve, [listener])
+        yield proxy
+        nursery.cancel_scope.cancel()
+
+
+def directory_of(tmp_path: Path, name: str = "redis") -> Path:
+    """Where a server of a test's own keeps its files."""
+    return tmp_path / name
