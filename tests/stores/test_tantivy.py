@@ -44,7 +44,7 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
-from trio_repair.stores import _tantivy, _tantivy_directory, _tantivy_rows
+from trio_repair.stores import _directory, _tantivy, _tantivy_rows
 from trio_repair.stores.tantivy import (
     TantivyTextStore,
     open_tantivy_text,
@@ -496,7 +496,7 @@ async def test_foreign_directories_are_left_as_they_are(tmp_path: Path) -> None:
     tantivy.Index(builder.build(), path=str(tmp_path / "index"))
     async with open_tantivy_text(tmp_path / "ours", create=True):
         pass
-    label = json.loads((tmp_path / "ours" / _tantivy_directory.LABEL).read_text())
+    label = json.loads((tmp_path / "ours" / _directory.LABEL).read_text())
     for name, spoiled in {
         "no label": "{",
         "kind": json.dumps(label | {"kind": "other"}),
@@ -504,11 +504,11 @@ async def test_foreign_directories_are_left_as_they_are(tmp_path: Path) -> None:
         "odd": json.dumps([label]),
     }.items():
         shutil.copytree(tmp_path / "ours", tmp_path / name)
-        (tmp_path / name / _tantivy_directory.LABEL).write_text(spoiled)
+        (tmp_path / name / _directory.LABEL).write_text(spoiled)
     before = traces(tmp_path)
     expected = {
         "file": "is not a directory",
-        "other": "is not a tantivy store",
+        "other": "is not a tantivy-text store",
         "index": "another application",
         "no label": "damaged",
         "odd": "damaged",
@@ -546,7 +546,7 @@ async def test_only_the_owner_can_enter(tmp_path: Path) -> None:
     finally:
         os.umask(umask)
     assert 0o700 == stat.S_IMODE((tmp_path / "store").stat().st_mode)
-    assert 0o600 == stat.S_IMODE((tmp_path / "store" / _tantivy_directory.LABEL).stat().st_mode)
+    assert 0o600 == stat.S_IMODE((tmp_path / "store" / _directory.LABEL).stat().st_mode)
 
 
 async def test_an_index_without_our_fields_is_refused(tmp_path: Path) -> None:
@@ -554,7 +554,7 @@ async def test_an_index_without_our_fields_is_refused(tmp_path: Path) -> None:
     async with open_tantivy_text(tmp_path / "store", create=True):
         pass
     for one in (tmp_path / "store").iterdir():
-        if one.name != _tantivy_directory.LABEL:
+        if one.name != _directory.LABEL:
             one.unlink()
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("doc_id", stored=True)

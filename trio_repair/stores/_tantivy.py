@@ -12,7 +12,6 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -20,8 +19,9 @@ import tantivy
 
 from trio_repair import StoreUnavailable
 
+from ._directory import StoreDirectory, check_label, identity
 from ._spool import Spool
-from ._tantivy_directory import DIGEST_FIELDS, NUMBERS, SIGNED, IndexDirectory, check_label, make_schema
+from ._tantivy_directory import DIGEST_FIELDS, NUMBERS, SIGNED, make_schema
 from ._tantivy_errors import LOCK_SECONDS, DriverFailed, driver_errors
 from ._thread import Call
 
@@ -68,7 +68,7 @@ class Session:
     written here.
     """
 
-    def __init__(self, directory: IndexDirectory) -> None:
+    def __init__(self, directory: StoreDirectory) -> None:
         self.directory = directory
         self.store = directory.store
         self.schema = make_schema()
@@ -89,7 +89,7 @@ class Session:
             StoreUnavailable: they were removed or replaced.
         """
         self.call = call
-        if self._writer is not None and self._identity != _identity(self.directory.path):
+        if self._writer is not None and self._identity != identity(self.directory.path, _LOCK):
             # What is written now would go to a directory that somebody else may have locked.
             self.close()
             problem = f"{self.directory.path} or the lock in it was removed or replaced while it was open"
@@ -118,7 +118,7 @@ class Session:
             if writer is not None:
                 _end(writer)
             raise self.directory.error(f"cannot be used: {error.problem}") from error
-        self._identity = _identity(self.directory.path)
+        self._identity = identity(self.directory.path, _LOCK)
         self.salt = secrets.randbits(63)
         self._index, self._writer, self._searcher = index, writer, searcher
 
@@ -262,14 +262,3 @@ def _end(writer: tantivy.IndexWriter) -> None:
     """Give up the lock, when merges have ended: one that goes on could write over what the next writer commits."""
     with suppress(DriverFailed), driver_errors():
         writer.wait_merging_threads()
-
-
-def _identity(path: Path) -> object:
-    found: list[tuple[int, int] | None] = []
-    for each in (path, path / _LOCK):
-        try:
-            seen = each.stat()
-            found.append((seen.st_dev, seen.st_ino))
-        except OSError:
-            found.append(None)
-    return tuple(found)

@@ -7,14 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import apsw
-import attrs
 import sqlite_vec
 
 from trio_repair import ContentDefinition, EmbeddingIdentity
-from trio_repair.abc import Chunk
 from trio_repair.embedding import rebuild_text
 
-from ._embedding import Vector
 from ._encoding import moment_text
 from ._layout import (
     DATE_DELETE,
@@ -30,6 +27,7 @@ from ._layout import (
     revision_triggers,
 )
 from ._sqlite import Session
+from ._vector_preparing import Payload
 
 _VECTORS_PER_STATEMENT: Final = 256
 """A write to sqlite-vec must not be interrupted (its delete crashes the process when it cannot prepare a statement), so
@@ -96,16 +94,6 @@ def vector_schema(content: ContentDefinition) -> str:
     # Metadata that is no part of the content is none of the digest's business.
     proven = "NEW.proven AND NEW.metadata IS OLD.metadata" if content.metadata_keys else "NEW.proven"
     return _TABLES + revision_triggers(f"proven = {proven}, {DATE_DELETE}")
-
-
-@attrs.frozen
-class Payload:
-    metadata: str
-    chunks: Sequence[Chunk]
-    vectors: Sequence[Vector]
-
-
-TOMBSTONE: Final = Payload("{}", (), ())
 
 
 class VectorLayout(Layout):

@@ -15,46 +15,30 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
-import attrs
-
 from trio_repair import (
     AbsentMeans,
     ContentDefinition,
     Document,
-    EmbeddingIdentity,
     Fence,
     Prepared,
     StoreError,
-    StoreRejected,
     StoreTraits,
-    StoreUnavailable,
 )
-from trio_repair.abc import Chunk, Chunker, Embedder
+from trio_repair.abc import Chunker, Embedder
 
-from ._embedding import Embeddings, Failure, Vector, check_embedder, cut
+from ._embedding import Vector
 from ._encoding import check_limit, load_json
+from ._nearest_hit import NearestHit
 from ._settings import chunker_setting, embedder_setting, path_setting, refuse_unknown, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
 from ._sqlite_store import MAX_BATCH, TombstoneStore, opened
-from ._vector_layout import TOMBSTONE, Payload, VectorLayout, dimensions, load_sqlite_vec, vector_schema
+from ._vector_layout import VectorLayout, dimensions, load_sqlite_vec, vector_schema
+from ._vector_preparing import VectorPreparing
 
 __all__ = ["NearestHit", "SQLiteVectorStore", "open_sqlite_vector", "sqlite_vector_from_settings"]
 
 _MAX_NEIGHBOURS: Final = 4096
 """sqlite-vec gives no more."""
-
-
-@attrs.frozen
-class NearestHit:
-    """A document near a query, by its nearest chunk."""
-
-    doc_id: str
-    start: int
-    """Where the chunk starts in the document's text, in characters."""
-    text: str = attrs.field(repr=False)
-    """The chunk."""
-    distance: float
-    """Euclidean; for vectors of length 1, the square root of 2 - 2 * cosine."""
 
 
 class SQLiteVectorStore(TombstoneStore):
@@ -70,12 +54,10 @@ class SQLiteVectorStore(TombstoneStore):
         file: SqliteFile,
         traits: StoreTraits,
         layout: VectorLayout,
-        embedder: Embedder,
-        chunker: Chunker,
+        preparing: VectorPreparing,
     ) -> None:
         super().__init__(file, traits, layout)
-        self._embeddings = Embeddings(embedder)
-        self._chunker = chunker
+        self._preparing = preparing
         self._identity = layout.identity
         self._partition = layout.partition
 
@@ -90,31 +72,7 @@ class SQLiteVectorStore(TombstoneStore):
 
         **If cancelled:** nothing has changed.
         """
-        checked = list(await super().prepare(documents))
-        pieces: dict[int, Sequence[Chunk]] = {}
-        for index, (document, answer) in enumerate(zip(documents, checked, strict=True)):
-            if isinstance(answer, StoreError):
-                continue
-            if document.text is None:
-                checked[index] = Prepared(document=document, payload=TOMBSTONE)
-                continue
-            chunks = cut(self._chunker, document.text)
-            if isinstance(chunks, Failure):
-                checked[index] = self._failed(chunks, document)
-            else:
-                pieces[index] = chunks
-        texts = [chunk.text for chunks in pieces.values() for chunk in chunks]
-        vectors = iter(await self._embeddings.embed(texts))
-        for index, chunks in pieces.items():
-            own = [next(vectors) for _ in chunks]
-            failure = next((one for one in own if isinstance(one, Failure)), None)
-            answer = checked[index]
-            if failure is not None:
-                checked[index] = self._failed(failure, documents[index])
-            elif isinstance(answer, Prepared):
-                good = [one for one in own if not isinstance(one, Failure)]
-                checked[index] = attrs.evolve(answer, payload=Payload(answer.payload, chunks, good))
-        return checked
+        return await self._preparing.prepare(await super().prepare(documents))
 
     async def nearest(self, text: str, limit: int = 10) -> Sequence[NearestHit]:
         """Find the live documents whose chunks are nearest to a text, nearest first, each document once.
@@ -133,14 +91,8 @@ class SQLiteVectorStore(TombstoneStore):
         **If cancelled:** nothing has changed.
         """
         check_limit(limit, maximum=_MAX_NEIGHBOURS)
-        (vector,) = await self._embeddings.embed([text])
-        if isinstance(vector, Failure):
-            raise self._failed(vector, None)
+        vector = await self._preparing.embed_query(text)
         return await self._run(self._nearest_call, vector, limit)
-
-    def _failed(self, failure: Failure, document: Document | None) -> StoreError:
-        kind = StoreUnavailable if failure.transient else StoreRejected
-        return kind(self._name, failure.problem, None if document is None else document.doc_id)
 
     def _nearest_call(self, session: Session, vector: Vector, limit: int) -> list[NearestHit]:
         dimension = self._identity.dimension
@@ -200,8 +152,7 @@ def open_sqlite_vector(
 
     **If cancelled:** the file is closed. It may have been made; never in part.
     """
-    check_embedder(embedder)
-    identity = EmbeddingIdentity(model=embedder.model, dimension=embedder.dimension, chunking=chunker.identity)
+    preparing = VectorPreparing(name, embedder, chunker)
     definition = ContentDefinition() if content is None else content
     file = SqliteFile(
         path=Path(path),
@@ -219,10 +170,10 @@ def open_sqlite_vector(
         keeps_tombstones=True,
         absent=AbsentMeans.MISSING,
         max_batch=MAX_BATCH,
-        embedding=identity,
+        embedding=preparing.identity,
     )
-    layout = VectorLayout(name, definition, clock, identity)
-    return opened(SQLiteVectorStore(file, traits, layout, embedder, chunker))
+    layout = VectorLayout(name, definition, clock, preparing.identity)
+    return opened(SQLiteVectorStore(file, traits, layout, preparing))
 
 
 def sqlite_vector_from_settings(

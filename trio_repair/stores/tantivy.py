@@ -43,12 +43,13 @@ from trio_repair import (
 )
 from trio_repair.abc import ScanPage
 
+from ._directory import StoreDirectory, open_directory
 from ._encoding import check_limit
 from ._preparing import prepare_document
 from ._search_hit import SearchHit
 from ._settings import path_setting, refuse_unknown
 from ._tantivy import Session, Snapshot
-from ._tantivy_directory import IndexDirectory, open_directory
+from ._tantivy_directory import INDEX
 from ._tantivy_errors import DriverFailed, driver_errors
 from ._tantivy_rows import ABSENT, Change, fill_snapshot, find_rows, make_changes, next_page, read_documents
 from ._thread import Call, CallAbandoned, StoreThread
@@ -68,7 +69,7 @@ _PASSAGE_CHARACTERS: Final = 160
 class TantivyTextStore:
     """A text store in one tantivy index; made by `open_tantivy_text`."""
 
-    def __init__(self, directory: IndexDirectory) -> None:
+    def __init__(self, directory: StoreDirectory) -> None:
         self._directory = directory
         self._name = directory.store
         self._traits = StoreTraits(
@@ -291,7 +292,7 @@ def _cannot_interrupt(_session: Session) -> None:
     """The driver goes on until it is done; calls look between its steps whether they were abandoned."""
 
 
-def _open_call(session: Session, directory: IndexDirectory) -> None:
+def _open_call(session: Session, directory: StoreDirectory) -> None:
     open_directory(directory)
     session.open()
 
@@ -372,7 +373,8 @@ def open_tantivy_text(
     **If cancelled:** the index is closed. It may have been made; never in part.
     """
     definition = ContentDefinition() if content is None else content
-    return _opened(TantivyTextStore(IndexDirectory(path=Path(path), store=name, content=definition, create=create)))
+    directory = StoreDirectory(kind=INDEX, path=Path(path), store=name, content=definition, create=create)
+    return _opened(TantivyTextStore(directory))
 
 
 def tantivy_text_from_settings(
