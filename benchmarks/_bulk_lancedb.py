@@ -73,7 +73,9 @@ class Target:
                 for name, column in columns.items():
                     column.append(made[name])
         flat = pa.Array.from_buffers(
-            pa.float32(), len(vectors) * EMBEDDER.dimension, [None, pa.py_buffer(b"".join(v.tobytes() for v in vectors))]
+            pa.float32(),
+            len(vectors) * EMBEDDER.dimension,
+            [None, pa.py_buffer(b"".join(v.tobytes() for v in vectors))],
         )
         schema = self.table.schema
         arrays = {name: pa.array(column, schema.field(name).type) for name, column in columns.items()}

@@ -36,7 +36,6 @@ from trio_repair import (
     EmbeddingIdentity,
     InvalidValue,
     Observation,
-    Removal,
     StoredDocument,
     StoreError,
     StoreFileError,
@@ -45,9 +44,8 @@ from trio_repair import (
     WriteAnswer,
     WriteStatus,
 )
-from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores import _directory, _lancedb, _lancedb_rows
-from trio_repair.stores.lancedb import LanceDBVectorStore, lancedb_vector_from_settings, open_lancedb_vector
+from trio_repair.stores.lancedb import LanceDBVectorStore, lancedb_vector_from_settings
 from trio_repair.testing import ContractBroken, check_store, make_document
 
 ROOT = Path(__file__).parents[2]
@@ -108,13 +106,13 @@ class LooksFirst(LanceDBVectorStore):
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
         answers: list[WriteAnswer | None] = []
         going: list[_lancedb_rows.Change] = []
-        seen = await self.observe([write.prepared.document.doc_id for write in writes])
-        for write, held in zip(writes, seen, strict=True):
+        seen = await self.observe([one.prepared.document.doc_id for one in writes])
+        for one, held in zip(writes, seen, strict=True):
             assert isinstance(held, Observation)
-            may = held.token == write.token
+            may = held.token == one.token
             answers.append(None if may else WriteAnswer(status=WriteStatus.REFUSED, observation=held))
             if may:
-                going.append(_lancedb_rows.Change(write.prepared.document.doc_id, write.token, write.prepared))
+                going.append(_lancedb_rows.Change(one.prepared.document.doc_id, one.token, one.prepared))
         landed = await self._run(write_blindly, self._preparing.identity, going)
         return [landed.pop(0) if answer is None else answer for answer in answers]
 

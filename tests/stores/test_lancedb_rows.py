@@ -83,14 +83,29 @@ async def test_others_who_read_never_see_half(tmp_path: Path) -> None:
             found = table.search().select(["doc_id", "ordinal", "chunk_count", "number"]).limit(None).to_arrow()
             rows = [tuple(row.values()) for row in found.to_pylist()]
             ((number, count),) = {(row[3], row[2]) for row in rows}
-            assert {(f"{index}", ordinal) for index in range(20) for ordinal in range(count)} == {row[:2] for row in rows}
+            assert {(f"{index}", ordinal) for index in range(20) for ordinal in range(count)} == {
+                row[:2] for row in rows
+            }
             assert 20 * count == len(rows)
             seen.add(number)
     assert set(range(1, 7)) == seen
 
 
 HOSTILE = [
-    *("a'b", "a''b", "'", "\\", "a\\'b", "'; DROP TABLE documents; --", "' OR '1'='1", "%", "_", "a\nb", "\x01", "\x7f"),
+    *(
+        "a'b",
+        "a''b",
+        "'",
+        "\\",
+        "a\\'b",
+        "'; DROP TABLE documents; --",
+        "' OR '1'='1",
+        "%",
+        "_",
+        "a\nb",
+        "\x01",
+        "\x7f",
+    ),
     *('a"b', "`a`", "${x}", "{}", "é", "e\u0301", "\U0001f600", "\u202e", " a", "a ", "A", "a", "NULL", "'" * 2048),
 ]
 
@@ -144,7 +159,7 @@ async def test_damage_is_seen_and_mended(tmp_path: Path, damage: Callable[[Any],
         assert after.intact
         assert after == await look(store, "a")
         assert ["a"] == [hit.doc_id for hit in await store.nearest("word7")]
-    counts = rows_of(path, "ordinal", "chunk_count")
+    counts = sorted(rows_of(path, "ordinal", "chunk_count"))
     assert [(index, len(counts)) for index in range(len(counts))] == counts
 
 
@@ -250,7 +265,9 @@ async def test_many_commits_leave_few_files(tmp_path: Path, monkeypatch: pytest.
         await put(store, *(make_document(f"{index}", LONG) for index in range(20)))
         counts = []
         for number in range(2, 42):
-            views = await put(store, *(make_document(f"{index}", f"{LONG} {number}", number=number) for index in range(9)))
+            views = await put(
+                store, *(make_document(f"{index}", f"{LONG} {number}", number=number) for index in range(9))
+            )
             assert views == list(await store.observe([f"{index}" for index in range(9)]))  # behind the tidying
             counts.append(files_in(path))
         assert tidied == (max(counts[20:]) <= max(counts[:20])), counts

@@ -171,7 +171,8 @@ def make_changes(session: Session, identity: EmbeddingIdentity, changes: Sequenc
     found = find(session, [change.doc_id for change in changes])
     answers: dict[str, WriteAnswer] = {}
     puts: list[Prepared] = []
-    cleared: list[str] = []
+    old: list[str] = []
+    covered = True
     for change in changes:
         held = found.get(change.doc_id)
         view = ABSENT if held is None else held.observation
@@ -181,10 +182,11 @@ def make_changes(session: Session, identity: EmbeddingIdentity, changes: Sequenc
         answers[change.doc_id] = WriteAnswer(status=WriteStatus.LANDED, observation=ABSENT)
         if change.prepared is not None:
             puts.append(change.prepared)
-        if held is not None and not _is_covered(held, change.prepared):
-            cleared.append(change.doc_id)
-    if puts or cleared:
-        answers |= _commit(session, identity, puts, cleared)
+        if held is not None:
+            old.append(change.doc_id)
+            covered = covered and _is_covered(held, change.prepared)
+    if puts or old:
+        answers |= _commit(session, identity, puts, [] if covered else old)
     return [answers[change.doc_id] for change in changes]
 
 
@@ -198,7 +200,11 @@ def _is_covered(held: Held, prepared: Prepared | None) -> bool:
 def _commit(
     session: Session, identity: EmbeddingIdentity, puts: list[Prepared], cleared: list[str]
 ) -> dict[str, WriteAnswer]:
-    """Put documents and clear others' rows away in one commit; the answers of all of them."""
+    """Put documents in one commit, in which the old rows of `cleared` go; the answers of all of them.
+
+    Args:
+        cleared: the ids under which something is held, if any of it would not be replaced by a row of the same ordinal.
+    """
     made = None
     if puts:
         schema = session.ready(identity.dimension)
