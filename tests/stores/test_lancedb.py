@@ -66,13 +66,13 @@ def factory(directory: Path, kind: type[LanceDBVectorStore] = LanceDBVectorStore
     count = iter(range(1_000_000))
 
     @asynccontextmanager
-    async def open_store() -> AsyncIterator[LanceDBVectorStore]:
+    async def open_new() -> AsyncIterator[LanceDBVectorStore]:
         async with open_store(directory / f"{next(count)}", create=True) as store:
             store.__class__ = kind
             store._traits = attrs.evolve(store._traits, max_calls=max_calls)
             yield store
 
-    return open_store
+    return open_new
 
 
 def traces(directory: Path) -> dict[str, tuple[int, bytes]]:
@@ -221,23 +221,23 @@ async def test_a_directory_that_is_replaced_is_not_written_to(tmp_path: Path) ->
 async def test_tokens_never_come_back(tmp_path: Path) -> None:
     """Not over writing the same again, removing, reopening, nor restoring an older copy of the directory."""
     path, copy = tmp_path / "store", tmp_path / "copy"
-    seen: list[str] = []
+    seen: list[tuple[str, str]] = []
     for turn in range(3):
         async with open_store(path, create=True) as store:
             for _ in range(3):
                 views = await put(store, make_document("a", "same"), Document.tombstone("b", number=1))
-                seen += [view.token for view in views]
+                seen += zip("ab", (view.token for view in views), strict=True)
                 await take_away(store, "a")
             await put(store, make_document("kept", "kept", number=turn))
-            seen.append((await look(store, "kept")).token)
+            seen.append(("kept", (await look(store, "kept")).token))
         if turn == 1:
             shutil.copytree(path, copy)
     shutil.rmtree(path)
     copy.rename(path)
     async with open_store(path) as store:
-        assert (await look(store, "kept")).token in seen  # it is what it was
+        assert ("kept", (await look(store, "kept")).token) in seen  # it is what it was
         views = await put(store, make_document("kept", "other", number=9), make_document("a", "same"))
-        seen += [view.token for view in views]
+        seen += zip(["kept", "a"], (view.token for view in views), strict=True)
     assert len(seen) == len(set(seen))
 
 

@@ -191,6 +191,8 @@ class Session:
         """
         if self._table is None or self._commits < _TIDY_COMMITS:
             return
+        if self._identity != identity(self.directory.path, LOCK):
+            return  # the next call will say so
         if any(snapshot.batches is not None for snapshot in self._snapshots):
             return
         try:

@@ -267,7 +267,7 @@ class LanceDBVectorStore:
         if len({change.doc_id for change in changes}) < len(changes):
             raise InvalidValue("batch", "names a document twice; one call writes each document once")
         answers = await self._run(make_changes, self._preparing.identity, changes)
-        self._thread.post(self._call, Session.tidy, ())  # nobody waits for it
+        self._thread.post(lambda call: call.resource.tidy())  # nobody waits for it
         return answers
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
