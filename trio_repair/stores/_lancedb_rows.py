@@ -337,11 +337,9 @@ def _rows(columns: Any) -> Iterable[tuple[str, Row]]:
 
 
 def _is_whole(rows: Sequence[Row], count: int | None) -> bool:
-    return (
-        {row.ordinal for row in rows} == set(range(len(rows)))
-        and len(rows) == count
-        and all(row.embedded for row in rows)
-    )
+    if len(rows) != count or not all(row.embedded for row in rows):
+        return False
+    return {row.ordinal for row in rows} == set(range(len(rows)))
 
 
 def _version(row: Row) -> DocumentVersion | None:
