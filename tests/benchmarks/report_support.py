@@ -152,11 +152,24 @@ HAND_MADE: dict[str, dict[str, Any]] = {
         "rounds": 3,
         "measured": [waited(10, 0.95), waited(100, 0.81), waited(1_000, 0.2)],
     },
-    "slow_commits": {
+    "slow_commits_lancedb": {
         "documents": 20_000,
         "chunk": 1024,
         "single": 200,
-        "tantivy": "0.27.0",
+        "driver": "lancedb 0.40.0",
+        "rounds": 5,
+        "throughput_over": {
+            "script": {"engine 256": spread(0.21), "engine 1024": spread(0.45)},
+            "single": {"engine 256": spread(15.0), "engine 1024": spread(31.0)},
+        },
+        "microseconds_per_document": {name: spread(400.0) for name in ("script", "single", "engine 256")},
+        "commits": {name: spread(40) for name in ("script", "single", "engine 256", "engine 1024")},
+    },
+    "slow_commits_tantivy": {
+        "documents": 20_000,
+        "chunk": 1024,
+        "single": 200,
+        "driver": "tantivy 0.27.0",
         "rounds": 5,
         "throughput_over": {
             "script": {"engine 256": spread(0.21), "engine 1024": spread(0.37)},

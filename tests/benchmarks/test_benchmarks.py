@@ -38,12 +38,12 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Figures go to a folder of the test's own; gives what a benchmark saved."""
     monkeypatch.setattr(_harness, "RESULTS", tmp_path)
 
-    def read(name: str) -> dict[str, Any]:
+    def read(name: str, benchmark: str | None = None) -> dict[str, Any]:
         figures: dict[str, Any] = json.loads((tmp_path / f"{name}.json").read_text())
         assert name == figures["benchmark"]
-        module = importlib.import_module(f"benchmarks.{name}")
+        module = importlib.import_module(f"benchmarks.{benchmark or name}")
         assert module.shown(figures).panels
-        assert figures["command"].startswith(f"python -m benchmarks {name} --")
+        assert figures["command"].startswith(f"python -m benchmarks {benchmark or name} --")
         return figures
 
     return read
@@ -205,34 +205,41 @@ def test_control_other_calls_than_the_stages_are_noticed() -> None:
         drifted.check()
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("tantivy") is None and os.environ.get("CI") != "true",
-    reason="tantivy is not installed; pip install -e '.[tantivy]'",
-)
-def test_slow_commits_mends_every_document(saved: Any) -> None:
-    """Each contender mended all of its documents, in as many commits as its size says, or fewer than documents."""
-    slow_commits.main(
-        ["--documents", "300", "--chunk", "100", "--single", "3", "--rounds", "1", "--concurrency", "20", "300"]
+SLOW_STORES = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec(name) is None and os.environ.get("CI") != "true",
+            reason=f"{name} is not installed; pip install -e '.[{name}]'",
+        ),
     )
-    figures = saved("slow_commits")
+    for name in slow_commits.STORES
+]
+
+
+@pytest.mark.parametrize("name", SLOW_STORES)
+def test_slow_commits_mends_every_document(saved: Any, name: str) -> None:
+    """Each contender mended all of its documents, in as many commits as its size says, or fewer than documents."""
+    sizes = ["--documents", "300", "--chunk", "100", "--single", "3", "--rounds", "1", "--concurrency", "20", "300"]
+    slow_commits.main([*sizes, "--stores", name])
+    figures = saved(f"slow_commits_{name}", "slow_commits")
     engines = {"engine 20", "engine 300"}
     assert {"script", "single"} | engines == set(figures["microseconds_per_document"]) == set(figures["commits"])
     assert all(is_spread(value) for value in figures["microseconds_per_document"].values())
-    assert (3, 3) == tuple(figures["commits"][name]["median"] for name in ("script", "single"))
-    for name in engines:
-        assert 300 / int(name.split()[1]) <= figures["commits"][name]["min"] < 100  # shared, and within the limit
-        assert all(is_spread(figures["throughput_over"][other][name]) for other in ("script", "single"))
+    assert (3, 3) == tuple(figures["commits"][one]["median"] for one in ("script", "single"))
+    for one in engines:
+        assert 300 / int(one.split()[1]) <= figures["commits"][one]["min"] < 100  # shared, and within the limit
+        assert all(is_spread(figures["throughput_over"][other][one]) for other in ("script", "single"))
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("tantivy") is None and os.environ.get("CI") != "true",
-    reason="tantivy is not installed; pip install -e '.[tantivy]'",
-)
-def test_control_a_script_whose_writes_do_not_land_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", SLOW_STORES)
+def test_control_a_script_whose_writes_do_not_land_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """What was not mended is seen by the script's own read-back."""
-    bulk = importlib.import_module("benchmarks._bulk_tantivy")
-    trio.run(slow_commits.build, tmp_path, 10)
-    monkeypatch.setattr(bulk.Target, "write", lambda _target, _rows: None)
+    bulk = importlib.import_module(f"benchmarks._bulk_{name}")
+    trio.run(slow_commits.build, slow_commits.STORES[name], tmp_path, 10)
+    monkeypatch.setattr(bulk.Target, "write", lambda *_: None)
     with pytest.raises(AssertionError):
         bulk.script(tmp_path, [f"document-{number:07}" for number in range(10)], 10)
 
@@ -240,12 +247,15 @@ def test_control_a_script_whose_writes_do_not_land_is_an_error(tmp_path: Path, m
 def test_slow_commits_are_left_out_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the driver nothing is measured, nothing fails, and figures that are there stay."""
+    """Without the drivers nothing is measured, nothing fails, and figures that are there stay."""
     monkeypatch.setattr(_harness, "RESULTS", tmp_path)
-    monkeypatch.setitem(sys.modules, "tantivy", None)
+    for name in slow_commits.STORES:
+        monkeypatch.setitem(sys.modules, name, None)
     slow_commits.main([])
     assert [] == list(tmp_path.iterdir())
-    assert "slow_commits is left out: tantivy is not installed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    for name in slow_commits.STORES:
+        assert f"slow_commits on {name} is left out: {name} is not installed" in told
 
 
 # dramatiq's and Celery's threads, and what their libraries warn of on import, are theirs.
