@@ -71,6 +71,7 @@ class Divergence:
 def is_equal(observation: Observation, version: DocumentVersion | None, traits: StoreTraits) -> bool:
     """Whether a store holds exactly what was decided: the version, whole, under the embedding in use now.
 
+    A store that keeps no numbers holds a version if it holds its content.
     `version` None means that nothing at all should be there. A tombstone has neither content nor vectors to compare,
     and a store that keeps no tombstones equals one by holding nothing.
     """
@@ -81,7 +82,9 @@ def is_equal(observation: Observation, version: DocumentVersion | None, traits: 
     held = observation.version
     if held is None:
         return version.deleted and not traits.keeps_tombstones
-    if held.number != version.number or (observation.presence is Presence.TOMBSTONE) != version.deleted:
+    if (observation.presence is Presence.TOMBSTONE) != version.deleted:
+        return False
+    if held.number != version.number and traits.numbered:
         return False
     if version.deleted:
         return True
@@ -119,18 +122,20 @@ def _other(store: str) -> str:
 
 def _compare_critical(views: Mapping[str, Observation], traits: Mapping[str, StoreTraits]) -> _Comparison:
     critical_views(views)
+    numbered = all(traits[name].numbered for name in CRITICAL_STORES)
     live = {name: view.version for name in CRITICAL_STORES if (view := views[name]).presence is Presence.LIVE}
     graves = {name: view.version for name in CRITICAL_STORES if (view := views[name]).presence is Presence.TOMBSTONE}
     match [*live.items()], [*graves.items()]:
         case [(_, DocumentVersion() as text), (_, DocumentVersion() as vector)], []:
-            return _compare_live(text, vector)
+            return _compare_live(text, vector, numbered=numbered)
         case [(store, DocumentVersion() as version)], [(grave_store, DocumentVersion() as grave)]:
             return _compare_deleted(store, version, grave_store, grave)
         case [(store, DocumentVersion() as version)], []:
             kind = DivergenceKind.MISSING if store == "text" else DivergenceKind.ORPHAN
             return _Comparison({"vector": kind}, (version,))
         case [], [(_, DocumentVersion() as text), (_, DocumentVersion() as vector)]:
-            return _Comparison({} if text.number == vector.number else {_lower(text, vector): DivergenceKind.STALE})
+            same = text.number == vector.number or not numbered
+            return _Comparison({} if same else {_lower(text, vector): DivergenceKind.STALE})
         case [], [(store, _)]:
             lacks = traits[_other(store)].keeps_tombstones
             return _Comparison({_other(store): DivergenceKind.UNDELETED} if lacks else {})
@@ -142,9 +147,11 @@ def _lower(text: DocumentVersion, vector: DocumentVersion) -> str:
     return "text" if rank(text.number) < rank(vector.number) else "vector"
 
 
-def _compare_live(text: DocumentVersion, vector: DocumentVersion) -> _Comparison:
+def _compare_live(text: DocumentVersion, vector: DocumentVersion, *, numbered: bool) -> _Comparison:
     if text == vector:
         return _Comparison({}, (text,))
+    if not numbered and text.digest == vector.digest:
+        return _Comparison({}, (text if vector.number is None else vector,))
     if text.number == vector.number:
         return _Comparison({"vector": DivergenceKind.CONFLICT}, (text, vector))
     lower = _lower(text, vector)

@@ -18,7 +18,7 @@ from ._config import AutoRepairConfig
 from ._divergence import CRITICAL_STORES, is_equal
 from ._errors import InvalidValue, StoreError, StoreRejected, StoreUnavailable
 from ._events import EventKind
-from ._model import Document, RepairOutcome, RepairPhase
+from ._model import Document, DocumentVersion, RepairOutcome, RepairPhase
 from ._planning import (
     MANUAL_REASON,
     PlanAction,
@@ -251,10 +251,10 @@ class Repairer:
                 if answer.token != views[source].token:
                     raise Moved(source)
                 document = answer.document
-                if document is not None and document.text is not None and document.version == version:
+                if document is not None and document.text is not None and self._is_of(document, version, source):
                     if self._proves(document):
                         progress.source = source
-                        return document
+                        return document if document.version == version else attrs.evolve(document, version=version)
                     reasons.append(f"the {source} store's text does not match its digest")
                 else:
                     reasons.append(f"the {source} store did not give the decided version")
@@ -269,6 +269,12 @@ class Repairer:
             raise Ended(store_failure(broken))
         why = "; ".join(reasons) if reasons else "no store can give the text"
         raise Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))
+
+    def _is_of(self, document: Document, version: DocumentVersion, source: str) -> bool:
+        """Whether a store gave what was decided: from one that keeps no numbers, its content."""
+        if self._policy.traits[source].numbered:
+            return document.version == version
+        return document.version.digest == version.digest
 
     def _proves(self, document: Document) -> bool:
         try:

@@ -14,7 +14,7 @@ from ._divergence import CRITICAL_STORES, critical_views, is_equal, rank
 from ._errors import InvalidValue
 from ._model import DocumentVersion, SyncStrategy
 from ._plan import MANUAL_REASON, CacheStep, PlanAction, PlannedWrite, Policy, RepairPlan
-from ._views import AbsentMeans, Observation, Presence
+from ._views import AbsentMeans, Observation, Presence, StoreTraits
 
 __all__ = [
     "MANUAL_REASON",
@@ -41,6 +41,17 @@ class _Decision(NamedTuple):
 
 def _copy(version: DocumentVersion | None) -> _Decision:
     return _Decision(PlanAction.COPY, version)
+
+
+def _version_of(store: str, views: Mapping[str, Observation], policy: Policy) -> DocumentVersion | None:
+    """The version of a store's live copy. A store without numbers has the number that the other has for its content."""
+    held, other = views[store].version, views["vector" if store == "text" else "text"].version
+    return other if not policy.traits[store].numbered and _same_content(held, other) else held
+
+
+def _same_content(one: DocumentVersion | None, other: DocumentVersion | None) -> bool:
+    """Whether both are live copies of the same content, whatever their numbers."""
+    return not (one is None or other is None or one.deleted or other.deleted) and one.digest == other.digest
 
 
 def _delete(version: DocumentVersion | None, *, from_absence: bool = False) -> _Decision:
@@ -89,7 +100,7 @@ def _trust(source: str, views: Mapping[str, Observation], policy: Policy, now: f
             doubt = _untrusted_time(views, policy, now)
             return _copy(ours.version) if doubt is None else _manual(views, doubt)
         case Presence.LIVE, _:
-            return _copy(ours.version)
+            return _copy(_version_of(source, views, policy))
         case Presence.TOMBSTONE, Presence.TOMBSTONE:
             return _latest_tombstone(ours, theirs)
         case Presence.TOMBSTONE, _:
@@ -159,8 +170,8 @@ def _untrusted_time(views: Mapping[str, Observation], policy: Policy, now: float
     return None
 
 
-def _holds(view: Observation, version: DocumentVersion) -> bool:
-    return view.presence is Presence.LIVE and view.version == version
+def _holds(view: Observation, version: DocumentVersion, traits: StoreTraits) -> bool:
+    return view.version == version if traits.numbered else _same_content(view.version, version)
 
 
 def _most_recent_sources(views: Mapping[str, Observation], version: DocumentVersion, policy: Policy) -> tuple[str, ...]:
@@ -170,14 +181,15 @@ def _most_recent_sources(views: Mapping[str, Observation], version: DocumentVers
     neither is one of another model unless the text store names the same version, which says that it is the right one.
     """
     text, vector = views["text"], views["vector"]
-    from_text = [name for name in ("text",) if policy.traits[name].holds_text and _holds(text, version)]
+    traits = policy.traits
+    from_text = [name for name in ("text",) if traits[name].holds_text and _holds(text, version, traits[name])]
     from_vector = [
         name
         for name in ("vector",)
-        if policy.traits[name].holds_text
-        and _holds(vector, version)
+        if traits[name].holds_text
+        and _holds(vector, version, traits[name])
         and vector.intact
-        and (is_equal(vector, version, policy.traits[name]) or _holds(text, version))
+        and (is_equal(vector, version, traits[name]) or _holds(text, version, traits["text"]))
     ]
     return tuple(from_text + from_vector if text.intact else from_vector + from_text)
 
@@ -338,7 +350,12 @@ def plan_resolution(
     elif views[choice].presence is not Presence.LIVE:
         decision = _manual(views, f"the {choice} store holds no copy that could be taken")
     else:
-        decision = _copy(views[choice].version)
-        same = [name for name in CRITICAL_STORES if name != choice and views[name].version == decision.version]
+        version = _version_of(choice, views, policy)
+        decision = _copy(version)
+        same = [
+            name
+            for name in CRITICAL_STORES
+            if name != choice and version is not None and _holds(views[name], version, policy.traits[name])
+        ]
         sources = tuple(name for name in (choice, *same) if policy.traits[name].holds_text)
     return _plan(doc_id, views, None, decision, policy, sources=sources)

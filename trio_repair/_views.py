@@ -147,6 +147,8 @@ class StoreTraits:
     be read, the size is estimated by what was read before."""
     embedding: EmbeddingIdentity | None = None
     """The identity that the store embeds with now; None for stores without vectors."""
+    numbered: bool = True
+    """It keeps the numbers of versions. If False, all that it holds has the number None, and is compared by digest."""
 
     def __attrs_post_init__(self) -> None:
         if self.max_calls < 1:

@@ -53,7 +53,7 @@ class Caught(BaseException):
     """The law was broken. Not an Exception: Hypothesis neither shrinks nor repeats the example."""
 
 
-def finds(law: Law, examples: int = 400) -> bool:
+def finds(law: Law, examples: int = 2000) -> bool:
     """Whether the law finds something wrong with the engine, as it is now, within so many drawn scenarios."""
 
     @settings(

@@ -12,8 +12,21 @@ from hypothesis import strategies as st
 from redis_support import Caches, fresh, look, put, scan, server, take_away, write, writes_over
 from servers.redis_server import RedisServer
 
-from trio_repair import ContentDefinition, Presence, StoredDocument, StoreRejected, WriteStatus
+from trio_repair import (
+    AutoRepairConfig,
+    ContentDefinition,
+    Presence,
+    RepairJob,
+    StoredDocument,
+    StoreRejected,
+    Stores,
+    SyncStrategy,
+    WriteStatus,
+    check,
+    open_repair_engine,
+)
 from trio_repair.stores._redis_adopted import spliced
+from trio_repair.stores.memory import MemoryStore
 from trio_repair.stores.redis import open_redis_cache
 from trio_repair.testing import PROMISES, ContractBroken, check_store, make_document
 
@@ -58,6 +71,28 @@ async def test_plain_text(server: RedisServer) -> None:
         server.command("SET", f"{base}1:body", b"\xff")
         assert not (await look(cache, "1")).intact
         assert isinstance((await cache.read(["1"]))[0], StoreRejected)
+
+
+async def test_plain_text_beside_numbered_copies(server: RedisServer) -> None:
+    """A string has no place for a number: it is compared by its text, repaired once, and then nothing is written."""
+    base = fresh()
+    async with open_redis_cache(server.url, key=f"{base}{{id}}", format="string") as cache:
+        world = {"text": MemoryStore("text"), "vector": MemoryStore("vector")}
+        stores = Stores(**world, cache=cache)
+        for store in world.values():
+            for doc_id in ("same", "stale"):
+                store.put_nowait(make_document(doc_id, f"new {doc_id}", number=7))
+        server.command("SET", f"{base}same", "new same")
+        server.command("SET", f"{base}stale", "old stale")
+        async with check(stores, AutoRepairConfig(settle=0.0)) as checking:
+            assert ["stale"] == [one.doc_id async for one in checking]
+        async with open_repair_engine(stores) as engine:
+            updated = []
+            for doc_id in ("same", "stale", "stale"):
+                job = RepairJob(doc_id=doc_id, strategy=SyncStrategy.TEXT_SOURCE_OF_TRUTH)
+                updated.append((await engine.execute_repair_job(job)).updated_systems)
+        assert [(), ("cache",), ()] == updated
+        assert b"new stale" == server.command("GET", f"{base}stale")
 
 
 async def test_ttl_of_adopted_entries(server: RedisServer) -> None:

@@ -72,11 +72,12 @@ class _Adopted:
     def __init__(self, content: ContentDefinition, mapping: FieldNames) -> None:
         self._content = content
         self._mapping = mapping
+        self.numbered = mapping.version is not None
 
     def _shown(self, version: DocumentVersion) -> DocumentVersion:
         """The version as a look shows it: only what has a field is kept."""
         return DocumentVersion(
-            number=version.number if self._mapping.version is not None else None,
+            number=version.number if self.numbered else None,
             digest=version.digest,
             updated_at=version.updated_at if self._mapping.updated_at is not None else None,
         )

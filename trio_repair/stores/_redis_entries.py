@@ -80,6 +80,11 @@ class Form(Protocol):
         ...
 
     @property
+    def numbered(self) -> bool:
+        """Whether entries have a place for the number of a version."""
+        ...
+
+    @property
     def reads_to_observe(self) -> bool:
         """Whether an observation takes the content."""
         ...
@@ -164,6 +169,7 @@ class OwnHash:
 
     scripts = HASH_SCRIPTS
     kind = b"hash"
+    numbered = True
     reads_to_observe = False
     reads_to_write = False
 

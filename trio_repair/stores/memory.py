@@ -337,6 +337,8 @@ class MemoryStore:
         if document is None or (document.version.deleted and not self._traits.keeps_tombstones):
             self._copies.pop(doc_id, None)
         else:
+            if not self._traits.numbered and document.version.number is not None:
+                document = attrs.evolve(document, version=attrs.evolve(document.version, number=None))
             self._copies[doc_id] = MemoryCopy(
                 document=document,
                 token=self._next_token(),

@@ -265,6 +265,7 @@ async def _opened(
         absent=AbsentMeans.MISSING,
         max_calls=size,
         max_batch=_MAX_BATCH,
+        numbered=form.numbered,
     )
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:

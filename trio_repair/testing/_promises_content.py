@@ -61,22 +61,22 @@ async def _verdicts_explained(subject: Subject) -> None:
 @promise(CONTENT, "answers-in-order", "The answers stand in the order in which the documents were named.")
 async def _answers_in_order(subject: Subject) -> None:
     ids = ["m", "z", "a", "k", "b"]
-    numbers = {doc_id: index + 1 for index, doc_id in enumerate(ids)}
-    documents = [subject.document(doc_id, f"text of {doc_id}", number=numbers[doc_id]) for doc_id in ids]
+    documents = [subject.document(doc_id, f"text of {doc_id}", number=index) for index, doc_id in enumerate(ids, 1)]
     prepared = await subject.prepare(*documents)
     require(ids == [one.document.doc_id for one in prepared], "prepare answered in another order")
     landed = await subject.put(*documents)
+    digests = {document.doc_id: document.version.digest for document in documents}
     require(
-        list(numbers.values()) == [one.version.number if one.version else None for one in landed],
+        list(digests.values()) == [one.version.digest if one.version else None for one in landed],
         "write answered in another order",
     )
     for asked in (ids, sorted(ids), sorted(ids, reverse=True), ["missing", *ids, "also missing"]):
-        wanted = [numbers.get(doc_id) for doc_id in asked]
-        seen = [one.version.number if one.version else None for one in await subject.observe(*asked)]
+        wanted = [digests.get(doc_id) for doc_id in asked]
+        seen = [one.version.digest if one.version else None for one in await subject.observe(*asked)]
         require(wanted == seen, f"observe of {asked} gave the versions {seen}")
         if subject.traits.holds_text:
             read = [one.document.doc_id if one.document else None for one in await subject.read(*asked)]
-            require(read == [doc_id if doc_id in numbers else None for doc_id in asked], f"read of {asked} gave {read}")
+            require(read == [doc_id if doc_id in digests else None for doc_id in asked], f"read of {asked} gave {read}")
     tokens = {doc_id: one.token for doc_id, one in zip(ids, await subject.observe(*ids), strict=True)}
     tokens["z"] = "no such token"
     answers = await subject.remove(*(Removal(doc_id=doc_id, token=tokens[doc_id]) for doc_id in ids))

@@ -42,6 +42,8 @@ async def _fence_raced(subject: Subject) -> None:
     RACES, "whole-beside-writers", "Beside a writer, a reader sees each document as it was or as it is to be, whole."
 )
 async def _whole_beside_writers(subject: Subject) -> None:
+    if not subject.traits.numbered:
+        return  # it is by their numbers that the versions of this history are told apart
     async with subject.open_handles() as handles:
         readers = [subject] * min(subject.traits.max_calls - 1, _READERS)
         for handle in handles[1:]:

@@ -14,6 +14,7 @@ import trio
 from trio_repair import (
     ContentDefinition,
     Document,
+    DocumentVersion,
     Observation,
     Prepared,
     Presence,
@@ -97,6 +98,10 @@ class Subject:
             doc_id, text, number=number, metadata=metadata, updated_at=updated_at, content=self.content
         )
 
+    def kept(self, version: DocumentVersion) -> DocumentVersion:
+        """What the store makes of a version that it is given."""
+        return version if self.traits.numbered else attrs.evolve(version, number=None)
+
     async def observe_raw(self, doc_ids: Sequence[str]) -> list[Observation | StoreError]:
         """What `observe` answers, errors too."""
         return await self._call("observe", doc_ids, self.store.observe, (Observation, StoreError))
@@ -168,7 +173,7 @@ class Subject:
         read = await self.read_raw(ids)
         for document, observation, answer in zip(documents, seen, read, strict=True):
             name = _brief(document.doc_id)
-            version = document.version
+            version = self.kept(document.version)
             presence = Presence.TOMBSTONE if version.deleted else Presence.LIVE
             require(observation.presence is presence, f"{name} is {observation.presence}, not {presence}")
             require(observation.version == version, f"{name} has {observation.version}, not {version}")
