@@ -123,6 +123,17 @@ def test_a_reader_that_leaves_is_nothing_to_complain_of(damaged: Path) -> None:
         assert (1, b"") == (done.returncode, done.stderr)
 
 
+@pytest.mark.parametrize("words", [["--help"], ["check", "--help"]])
+def test_a_reader_that_leaves_the_help_is_nothing_to_complain_of(words: list[str]) -> None:
+    """`--help | head -1`: quiet, status 0, as if it had been read to its end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "trio_repair", *words]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment(), check=False)
+    os.close(writing)
+    assert (0, b"") == (done.returncode, done.stderr)
+
+
 def test_a_full_disk_under_stdout_is_told(damaged: Path) -> None:
     """Results that could not be written were not given: one line, and not status 0."""
     with Path("/dev/full").open("wb") as full:

@@ -72,6 +72,8 @@ def run(tokens: Sequence[str]) -> ExitStatus:
         missing = missing_extra(error)
         return report(error if missing is None else UsageError(missing))
     except (Exception, KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            return ExitStatus.OK  # whoever asked for the help has read enough of it
         return report(error)  # also what a store raises that is no Exception, alone or in a group
     if status is None and not tokens:
         # Only the help was asked for, and not even that.
