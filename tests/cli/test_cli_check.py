@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import pytest
 from cli_support import DAMAGE, DOCUMENTS, Application, Done, Fifo, environment, findings, run, with_stores
 
 from trio_repair import CheckStatistics, ContentDefinition, Document, DocumentVersion
