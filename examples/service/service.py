@@ -23,6 +23,7 @@ import functools
 import json
 import logging
 import os
+import sys
 from collections.abc import AsyncGenerator
 
 import attrs
@@ -40,6 +41,7 @@ from trio_repair import (
     ContentDefinition,
     Document,
     DocumentVersion,
+    InvalidValue,
     Observation,
     Prepared,
     RepairExecutionEngine,
@@ -82,8 +84,9 @@ class Texts:
     """The text store by plain SQL. psycopg knows nothing of Trio, so each statement runs in a worker thread."""
 
     def __init__(self, dsn: str, connections: int = 4) -> None:
-        options = "-c statement_timeout=5s"
-        self._dsn = psycopg.conninfo.make_conninfo(dsn, application_name="service", options=options, connect_timeout=5)
+        self._dsn = psycopg.conninfo.make_conninfo(
+            dsn, application_name=f"service {os.getpid()}", options="-c statement_timeout=5s", connect_timeout=5
+        )
         self._limiter = trio.CapacityLimiter(connections)
         self._idle: list[psycopg.Connection[tuple[int, str]]] = []
 
@@ -288,9 +291,8 @@ def _entry(row: tuple[int, str]) -> str:
     return json.dumps({"version": row[0], "text": row[1]})
 
 
-async def main(database: str, cache: str, port: int, every: float, settle: float) -> None:
+async def main(database: str, cache: str, password: str, port: int, every: float, settle: float) -> None:
     """Serve until cancelled."""
-    password = os.environ["SEARCH_PASSWORD"]
     dsn = psycopg.conninfo.make_conninfo(database, password=password)
     embedder, chunker = HashingEmbedder(), WindowChunker()
     config = AutoRepairConfig(settle=settle)
@@ -325,8 +327,17 @@ if __name__ == "__main__":
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two checks")
     parser.add_argument("--settle", type=float, default=1.0, help="seconds for which a divergence must last")
     given = parser.parse_args()
+    if not os.environ.get("SEARCH_PASSWORD"):
+        parser.error("set SEARCH_PASSWORD")
     logging.basicConfig(level=logging.WARNING)
+    failures: tuple[Exception | ExceptionGroup[Exception], ...] = ()
     try:
-        trio.run(main, given.database, given.cache, given.port, given.every, given.settle)
+        trio.run(
+            main, given.database, given.cache, os.environ["SEARCH_PASSWORD"], given.port, given.every, given.settle
+        )
     except* KeyboardInterrupt:
         pass
+    except* (StoreUnavailable, InvalidValue, OSError) as group:  # no server there, no such port
+        failures = group.exceptions
+    if failures:
+        sys.exit("; ".join(map(str, failures)))

@@ -1,4 +1,4 @@
-"""The example service under load, killed and started again; a ledger of what it acknowledged, and a judge of the end."""
+"""The example service, twice, under load, killed and started again; a ledger of what it acknowledged, and a judge of the end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .redis_server import RedisServer
 SERVICE = Path(__file__).parents[2] / "examples" / "service" / "service.py"
 QUICKLY = ("--port", "0", "--every", "0.1", "--settle", "0.2")
 PASSWORD = "a-password-of-the-test"
+SERVICES = 2
 WRITERS = 8
 DOCUMENTS = tuple(f"doc-{number:02}" for number in range(32))
 _PATIENCE = 60.0
@@ -100,11 +101,11 @@ class Servers:
         """A plain connection."""
         return self._postgres.connect(self._name)
 
-    def dead_statements(self) -> int:
-        """How many connections of the service's own statements the server still has."""
+    def statements_of(self, pid: int) -> int:
+        """How many connections for a service's own statements the server has."""
         with self.connect() as connection:
-            sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'service'"
-            (count,) = connection.execute(sql).fetchone() or (0,)
+            sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+            (count,) = connection.execute(sql, (f"service {pid}",)).fetchone() or (0,)
         return int(count)
 
     def look(self) -> dict[str, Held]:
@@ -158,65 +159,22 @@ def _joined(chunks: list[tuple[int, str]], count: int) -> str:
     return text if len(chunks) == count else "damaged"
 
 
-class World:
-    """The service, its clients and the ledger."""
+class Place:
+    """Where one service runs, dies, and runs again."""
 
-    def __init__(self, servers: Servers, directory: Path, seed: int) -> None:
-        self.servers = servers
-        self.ledger = {doc_id: Entry() for doc_id in DOCUMENTS}
-        self.acknowledged = 0
-        self.wounded = 0
-        """How many documents the kills have left different in different stores."""
-        self.repaired = 0
-        """How many repairs the lives of the service have counted shortly before they ended."""
-        self.log = directory / "log"
-        self._random = random.Random(seed)
-        self._port: int | None = None
+    def __init__(self, servers: Servers, log: Path) -> None:
+        self._servers = servers
+        self._log = log
         self._process: trio.Process | None = None
-        self._one_more = trio.Event()
+        self.port = 0
         self.up = trio.Event()
-        """Set while it takes requests."""
-        self.loading = True
-        """False once there will be no more kills."""
+        """Set while it takes requests, and not before the server has done with the statements of the one before."""
 
-    async def run(self, kills: int, beside: Callable[[], Awaitable[None]] | None = None) -> dict[str, Any]:
-        """Kill the service so many times under load, let the last one repair what is left; its statistics.
-
-        Args:
-            kills: how often.
-            beside: what else runs meanwhile, until the load ends; it may leave what no repair can decide.
-        """
-        try:
-            async with trio.open_nursery() as nursery:
-                for writer in range(WRITERS):
-                    nursery.start_soon(self._write, DOCUMENTS[writer::WRITERS], random.Random(f"{writer} {kills}"))
-                if beside is not None:
-                    nursery.start_soon(beside)
-                for _ in range(kills):
-                    await self._start()
-                    await self._live(self._random.uniform(0.3, 1.5), self._random.randrange(5, 40))
-                    self.repaired += (await self._statistics())["repaired"]
-                    await self._kill()
-                await self._start()
-                await self._live(1.0, 40)
-                self.loading = False
-            return await self._settle(manual=beside is not None)
-        finally:
-            if self._process is not None and self._process.returncode is None:
-                self._process.kill()
-
-    async def _live(self, seconds: float, writes: int) -> None:
-        """Wait for so long, and until so many writes more were acknowledged: some machines are slow."""
-        enough = self.acknowledged + writes
-        await trio.sleep(seconds)
-        with trio.fail_after(_PATIENCE):
-            while self.acknowledged < enough:
-                await self._one_more.wait()
-
-    async def _start(self) -> None:
-        with self.log.open("ab") as log:
+    async def start(self) -> None:
+        """Start the service, and wait until it listens."""
+        with self._log.open("ab") as log:
             self._process = process = await trio.lowlevel.open_process(
-                [sys.executable, "-W", "error", str(SERVICE), *self.servers.arguments, *QUICKLY],
+                [sys.executable, "-W", "error", str(SERVICE), *self._servers.arguments, *QUICKLY],
                 env={**os.environ, "SEARCH_PASSWORD": PASSWORD},
                 stdout=PIPE,
                 stderr=log,
@@ -226,70 +184,145 @@ class World:
         with trio.fail_after(_PATIENCE):
             while b"\n" not in said:
                 received = await process.stdout.receive_some()
-                assert received, self.log.read_text()
+                assert received, self._log.read_text()
                 said += received
-        self._port = int(said.decode().strip().rpartition(":")[2])
+        self.port = int(said.decode().strip().rpartition(":")[2])
         self.up.set()
 
-    async def _kill(self) -> None:
-        """Kill the service, and wait until the server has done with the statements that it left behind."""
-        process = self._process
-        assert process is not None
-        self.up, self._port = trio.Event(), None
-        process.kill()
-        await process.wait()
-        assert process.stdout is not None
-        await process.stdout.aclose()
+    async def kill(self) -> None:
+        """Kill it, and wait until the server has done with the statements that it left behind."""
+        pid = await self._end(signal.SIGKILL)
         with trio.fail_after(_PATIENCE):
-            while self.servers.dead_statements():  # noqa: ASYNC110 - the server has no way to tell us
+            while self._servers.statements_of(pid):  # noqa: ASYNC110 - the server has no way to tell us
                 await trio.sleep(0.01)
-        self.wounded += sum(map(disagrees, self.servers.look().values()))
 
-    async def _settle(self, *, manual: bool) -> dict[str, Any]:
-        """Wait for rounds that find nothing any more, and end the service as an operator would.
+    async def stop(self) -> None:
+        """End it as an operator would."""
+        await self._end(signal.SIGINT)
+        assert self._process is not None
+        assert self._process.returncode == 0
 
-        Args:
-            manual: it will do if they find nothing but what is left to a person.
-        """
+    async def _end(self, how: signal.Signals) -> int:
         process = self._process
         assert process is not None
-        clean: set[int] = set()
-        statistics: dict[str, Any] = {}
+        self.up = trio.Event()
+        process.send_signal(how)
         with trio.fail_after(_PATIENCE):
-            while len(clean) < 3:  # the first may have begun before the load ended
-                statistics = await self._statistics()
-                if statistics["divergent"] > manual * statistics["left"] or statistics["unsettled"]:
-                    clean.clear()
-                else:
-                    clean.add(statistics["rounds"])
-                await trio.sleep(0.05)
-        self.repaired += statistics["repaired"]
-        process.send_signal(signal.SIGINT)
-        with trio.fail_after(_PATIENCE):
-            assert await process.wait() == 0
+            await process.wait()
         assert process.stdout is not None
         await process.stdout.aclose()
-        assert "Traceback" not in self.log.read_text()
-        return statistics
+        return process.pid
 
-    async def _statistics(self) -> dict[str, Any]:
-        assert self._port is not None
-        async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
+    def destroy(self) -> None:
+        """See that nothing runs on after a test that failed."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def statistics(self) -> dict[str, Any]:
+        """What the service says of itself."""
+        async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
             answer = await _ask(stream, "STATS")
         found: dict[str, Any] = json.loads(answer.removeprefix("OK "))
         return found
 
+    async def wait_clean(self, *, manual: bool) -> dict[str, Any]:
+        """Wait for checks that find nothing any more; what it says of itself then.
+
+        Args:
+            manual: it will do if they find nothing but what is left to a person.
+        """
+        clean: set[int] = set()
+        with trio.fail_after(_PATIENCE):
+            while True:
+                statistics = await self.statistics()
+                if statistics["divergent"] > manual * statistics["left"] or statistics["unsettled"]:
+                    clean.clear()
+                else:
+                    clean.add(statistics["rounds"])
+                if len(clean) == 3:  # the first may have begun before the load ended
+                    return statistics
+                await trio.sleep(0.05)
+
+
+class World:
+    """Services on the same stores, their clients and the ledger."""
+
+    def __init__(self, servers: Servers, directory: Path, seed: int) -> None:
+        self.servers = servers
+        self.ledger = {doc_id: Entry() for doc_id in DOCUMENTS}
+        self.acknowledged = 0
+        self.wounded = 0
+        """How many documents the kills have left different in different stores."""
+        self.repaired = 0
+        """How many repairs the services have counted shortly before they ended."""
+        self.loading = True
+        """False once there will be no more kills."""
+        self.log = directory / "log"
+        self._places = [Place(servers, self.log) for _ in range(SERVICES)]
+        self._random = random.Random(seed)
+        self._one_more = trio.Event()
+
+    async def run(self, kills: int, beside: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Kill each service so many times under load, and let the last ones repair what is left.
+
+        Args:
+            kills: how often.
+            beside: what else runs meanwhile, until the load ends; it may leave what no repair can decide.
+        """
+        try:
+            # One after the other: both would make the tables.
+            for place in self._places:
+                await place.start()
+            async with trio.open_nursery() as nursery:
+                for writer in range(WRITERS):
+                    nursery.start_soon(self._write, DOCUMENTS[writer::WRITERS], random.Random(f"{writer} {kills}"))
+                if beside is not None:
+                    nursery.start_soon(beside)
+                async with trio.open_nursery() as lives:
+                    for place in self._places:
+                        lives.start_soon(self._live_and_die, place, kills)
+                self.loading = False
+            for place in self._places:
+                self.repaired += (await place.wait_clean(manual=beside is not None))["repaired"]
+                await place.stop()
+        finally:
+            for place in self._places:
+                place.destroy()
+        assert "Traceback" not in self.log.read_text()
+
+    async def _live_and_die(self, place: Place, kills: int) -> None:
+        for _ in range(kills):
+            await self._live()
+            self.repaired += (await place.statistics())["repaired"]
+            await place.kill()
+            self.wounded += sum(map(disagrees, self.servers.look().values()))
+            await place.start()
+        await self._live()
+
+    async def _live(self) -> None:
+        """Let some time pass, and so many writes be acknowledged: some machines are slow."""
+        enough = self.acknowledged + self._random.randrange(5, 40)
+        await trio.sleep(self._random.uniform(0.3, 1.5))
+        with trio.fail_after(_PATIENCE):
+            while self.acknowledged < enough:
+                await self._one_more.wait()
+
     async def _write(self, documents: tuple[str, ...], draw: random.Random) -> None:
-        """One client after another: each writes until the service is killed under it."""
+        """One client after another, each at one of the services, until that is killed under it.
+
+        The next one begins when that service has come back: a statement that is still on its way when its client has
+        gone would land after what the next client writes, which no order of the ledger's would foresee.
+        """
         while self.loading:
-            await self.up.wait()
-            port = self._port
-            if port is None:  # it was killed in between
-                continue
+            place = draw.choice(self._places)
+            await place.up.wait()
             with contextlib.suppress(OSError, trio.BrokenResourceError, EOFError):
-                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-                    while self.loading:
+                async with await trio.open_tcp_stream("127.0.0.1", place.port) as stream:
+                    for _ in range(draw.randrange(1, 50)):
+                        if not self.loading:
+                            return
                         await self._request(stream, draw.choice(documents), draw)
+            await place.up.wait()
 
     async def _request(self, stream: trio.SocketStream, doc_id: str, draw: random.Random) -> None:
         chance = draw.random()
