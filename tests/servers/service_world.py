@@ -115,7 +115,7 @@ class Servers:
                 "SELECT doc_id, number, deleted, text FROM trio_repair_text.documents"
             ).fetchall()
             vectors = connection.execute(
-                "SELECT d.doc_id, d.number, d.deleted, d.digest, d.chunk_count, coalesce(json_agg(json_build_array("
+                "SELECT d.doc_id, d.number, d.deleted, d.chunk_count, coalesce(json_agg(json_build_array("
                 "c.start, c.text) ORDER BY c.ordinal) FILTER (WHERE c.doc_id IS NOT NULL), '[]')"
                 " FROM trio_repair_vector.documents AS d LEFT JOIN trio_repair_vector.chunks AS c USING (doc_id)"
                 " GROUP BY d.doc_id"
@@ -126,7 +126,7 @@ class Servers:
         text = {doc_id: (number, None if deleted else words) for doc_id, number, deleted, words in texts}
         vector = {
             doc_id: (number, None if deleted else _joined(chunks, count))
-            for doc_id, number, deleted, _, count, chunks in vectors
+            for doc_id, number, deleted, count, chunks in vectors
         }
         cache = {doc_id: (entry["version"], entry["text"]) for doc_id, entry in entries.items()}
         return {doc_id: Held(text.get(doc_id), vector.get(doc_id), cache.get(doc_id)) for doc_id in DOCUMENTS}
@@ -270,9 +270,9 @@ class World:
             beside: what else runs meanwhile, until the load ends; it may leave what no repair can decide.
         """
         try:
-            # One after the other: both would make the tables.
-            for place in self._places:
-                await place.start()
+            async with trio.open_nursery() as births:  # whichever comes first makes the tables
+                for place in self._places:
+                    births.start_soon(place.start)
             async with trio.open_nursery() as nursery:
                 for writer in range(WRITERS):
                     nursery.start_soon(self._write, DOCUMENTS[writer::WRITERS], random.Random(f"{writer} {kills}"))
