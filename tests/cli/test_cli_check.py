@@ -81,6 +81,7 @@ def test_json_is_a_line_for_each_divergence_and_a_summary(damaged: Path, call: C
         "complete": True,
         "last_id": "doc-39",
         "seconds": summary["seconds"],
+        "comparison": {"text": "digest", "vector": "digest", "cache": "digest"},
     }
     short = call("check", "--dir", damaged, "--json", "--summary").record
     assert summary | {"seconds": 0} == short | {"seconds": 0}

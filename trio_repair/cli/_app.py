@@ -24,6 +24,7 @@ from ._metrics import check_port
 from ._output import Output
 from ._plan import run_plan
 from ._plan_file import read_plan
+from ._prepare import run_prepare
 from ._purge import run_purge
 from ._repair import Everything, Named, RepairRequest, run_repair
 from ._search import run_search
@@ -383,6 +384,24 @@ async def purge(
     """
     seconds = parse_duration("--older-than", older_than, unit_required=True, zero=True)
     return await run_purge(where.load(), Output(json=json), older_than=seconds, undated=undated, dry_run=dry_run)
+
+
+@app.command(
+    help_epilogue=_examples("prepare --config search.toml", "prepare --config search.toml text.id-order --apply")
+)
+async def prepare(*names: str, apply: Flag = False, where: Where = HERE, json: Json = False) -> ExitStatus:
+    """Show SQL that would make checks of existing tables faster, or their copies comparable. None of it is needed.
+
+    With --json: a line {"type": "preparation"} for each.
+
+    Parameters
+    ----------
+    names
+        What is meant of what it shows, such as text.id-order; all of it if none is named.
+    apply
+        Run it, each store's in one transaction.
+    """
+    return await run_prepare(where.load(), Output(json=json), names=names, apply=apply)
 
 
 @app.command(help_epilogue=_examples('search --dir demo "read a file"', "search --dir demo --in cache doc-1"))

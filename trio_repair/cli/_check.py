@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from .. import CheckStatistics, Divergence, DivergenceKind, TrioRepairError, check
+from ..abc import Stores
 from ._configuration import Configuration
 from ._escape import printable
 from ._opening import open_stores
@@ -22,6 +23,20 @@ from ._words import finding_words, holdings_words
 
 _ID_WIDTH: Final = 96
 _STORES: Final = ("text", "vector", "cache")
+_DIGEST: Final = "digest"
+_COMPARED: Final = {
+    "text": "by digests of the texts that their chunks make",
+    "digest": "by digests",
+    "version": "by version numbers; what the chunks hold is not looked at",
+    "chunks": "by the chunks that the source's text is cut into",
+    "presence": "by presence; what the chunks hold is not looked at",
+}
+
+
+def _comparisons(stores: Stores) -> dict[str, str]:
+    """What the copies in each store are compared by, for those whose tables are not this library's own."""
+    found = {role: getattr(store, "comparison", None) for role, store in stores.by_name.items()}
+    return {role: what for role, what in found.items() if isinstance(what, str)}
 
 
 @attrs.define
@@ -115,11 +130,13 @@ async def run_check(
     findings = Findings(most_shown=limit)
     started = trio.current_time()
     statistics: CheckStatistics | None = None
+    comparisons: dict[str, str] = {}
     failure: Exception | None = None
     async with open_interruption() as interruption:
         try:
             with interruption.scope:
                 async with open_stores(configuration) as stores:
+                    comparisons = _comparisons(stores)
                     # How many there are behind an id, no store can say.
                     scale = UNKNOWN if after else await estimate(stores, configuration.engine.store_call_timeout)
                     async with check(stores, configuration.engine, after=after) as checking:
@@ -139,9 +156,12 @@ async def run_check(
             failure = error
     if statistics is not None:
         if output.json:
-            output.record(_summary_json(findings, statistics, trio.current_time() - started))
+            summary_line = _summary_json(findings, statistics, trio.current_time() - started)
+            output.record({**summary_line, "comparison": dict.fromkeys(configuration.stores, _DIGEST) | comparisons})
         else:
             findings.show(output, documents=not summary)
+            for role, what in comparisons.items():
+                output.show(f"{role}: copies are compared {_COMPARED.get(what, f'by {what}')}")
             for line in _verdict(findings, statistics, after):
                 output.show(line)
     if failure is not None:

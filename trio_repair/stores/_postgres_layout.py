@@ -76,6 +76,10 @@ class Looking:
     """boolean: the row counts as held."""
     order: str
     """doc_id such that it is ordered by bytes and an index can be used."""
+    key: str | None = None
+    """boolean: the row is of a document in the bound list ``%(ids)s``; None: `order` is compared with it."""
+    undigested: str | None = None
+    """boolean: the digest has to be computed here; None: `digest` says so."""
     rebuild: Callable[[str], str | None] = str
     """Makes a document's text of what `text` gives; None if it cannot be had."""
 
@@ -88,7 +92,8 @@ class Looking:
         """The expressions of a `Row`; text and metadata where the condition `content` holds, and where the digest must
         be computed from them.
         """
-        needed = f"CASE WHEN NOT ({self.deleted}) AND ({content} OR nullif({self.digest}, '') IS NULL)"
+        undigested = f"nullif({self.digest}, '') IS NULL" if self.undigested is None else self.undigested
+        needed = f"CASE WHEN NOT ({self.deleted}) AND ({content} OR {undigested})"
         return (
             f"{self.doc_id} AS doc_id, {self.number} AS number, nullif({self.digest}, '') AS digest,"
             f" {self.deleted} AS deleted, {self.updated_at} AS updated_at, {self.token} AS token,"
@@ -165,9 +170,10 @@ class View:
         looking = self.looking
         sql = (
             f"SELECT {looking.columns(content)} FROM {looking.relation}"
-            f" WHERE {looking.order} = ANY(%s) AND ({looking.held})"
+            f" WHERE {looking.key or f'{looking.order} = ANY(%(ids)s)'} AND ({looking.held})"
         )
-        return {row[0]: row for row in session.execute(sql, (list(doc_ids),), connection=connection).fetchall()}
+        rows = session.execute(sql, {"ids": list(doc_ids)}, connection=connection).fetchall()
+        return {row[0]: row for row in rows}
 
     def observations(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
         """What is held of each document, in order."""

@@ -44,19 +44,21 @@ S = TypeVar("S", bound="PostgresStore")
 class PostgresStore:
     """The methods of `trio_repair.abc.Store` on top of a `View` and a `Writer`."""
 
-    def __init__(self, server: Server, traits: StoreTraits, view: View, writer: Writer) -> None:
+    def __init__(
+        self,
+        server: Server,
+        traits: StoreTraits,
+        view: View,
+        writer: Writer,
+        *,
+        thread: StoreThread[Session] | None = None,
+    ) -> None:
         self._server = server
         self._traits = traits
         self._view = view
         self._writer = writer
         self._name = server.store
-        self._thread: StoreThread[Session] = StoreThread(
-            server.store,
-            open_resource=lambda: Session(server),
-            close_resource=Session.close,
-            interrupt=Session.interrupt,
-            patience=_PATIENCE,
-        )
+        self._thread = make_thread(server) if thread is None else thread
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._server.place}>"
@@ -153,21 +155,6 @@ class PostgresStore:
         finally:
             self._thread.post(lambda call: call.resource.close_reader(reader))
 
-    @asynccontextmanager
-    async def open_ranges(self, after: str | None = None) -> AsyncGenerator[PostgresRanges, None]:  # noqa: ARG002
-        """As `open_scan`, by ranges, of which the server makes the digests.
-
-        Raises:
-            StoreUnavailable: the server cannot be asked now.
-
-        **If cancelled:** nothing has changed, and the snapshot is let go.
-        """
-        reader = await self._run(lambda session: session.open_reader())
-        try:
-            yield PostgresRanges(self._run, self._view, reader)
-        finally:
-            self._thread.post(lambda call: call.resource.close_reader(reader))
-
     async def count(self) -> int:
         """How many documents and tombstones the store holds; above 5 million, what the server's planner estimates.
 
@@ -208,7 +195,7 @@ class PostgresStore:
         return await self._run(make_changes, self._view, self._writer, changes)
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
-        return await self._thread.run(self._call, work, args)
+        return await self._thread.run(call_server, self._server, work, args)
 
     # In the store's thread.
 
@@ -216,22 +203,54 @@ class PostgresStore:
         """See that the tables are there and can be read."""
         self._view.check(session)
 
-    def _call(self, call: Call[Session], work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        session = call.resource
-        failure: psycopg.Error
+
+class RangedPostgresStore(PostgresStore):
+    """A store whose documents an index holds in byte order, so that a range of them is found at once."""
+
+    @asynccontextmanager
+    async def open_ranges(self, after: str | None = None) -> AsyncGenerator[PostgresRanges, None]:  # noqa: ARG002
+        """As `open_scan`, by ranges, of which the server makes the digests.
+
+        Raises:
+            StoreUnavailable: the server cannot be asked now.
+
+        **If cancelled:** nothing has changed, and the snapshot is let go.
+        """
+        reader = await self._run(lambda session: session.open_reader())
         try:
-            session.begin(call)
-            return work(session, *args)
-        except CallAbandoned as error:
-            raise StoreUnavailable(self._name, "the call was given up") from error
-        except psycopg.Error as error:
-            if ends_connection(error):
-                session.drop_active()
-            failure = error
+            yield PostgresRanges(self._run, self._view, reader)
         finally:
-            session.end()
-        # Not within the handler: the server's words, which may quote a row, would be seen as the error's context.
-        raise self._server.error(describe(failure)) from without_content(failure)
+            self._thread.post(lambda call: call.resource.close_reader(reader))
+
+
+def make_thread(server: Server) -> StoreThread[Session]:
+    """The thread of a store, with its connections."""
+    return StoreThread(
+        server.store,
+        open_resource=lambda: Session(server),
+        close_resource=Session.close,
+        interrupt=Session.interrupt,
+        patience=_PATIENCE,
+    )
+
+
+def call_server(call: Call[Session], server: Server, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+    """In the store's thread: do some work, and say in our own words what goes wrong with the server."""
+    session = call.resource
+    failure: psycopg.Error
+    try:
+        session.begin(call)
+        return work(session, *args)
+    except CallAbandoned as error:
+        raise StoreUnavailable(server.store, "the call was given up") from error
+    except psycopg.Error as error:
+        if ends_connection(error):
+            session.drop_active()
+        failure = error
+    finally:
+        session.end()
+    # Not within the handler: the server's words, which may quote a row, would be seen as the error's context.
+    raise server.error(describe(failure)) from without_content(failure)
 
 
 class _Pages:

@@ -21,7 +21,7 @@ from trio_repair import ContentDefinition, InvalidValue
 from ._encoding import check_limit
 from ._postgres import Server, Session, literal, quoted_name
 from ._postgres_errors import describe, sqlstate, without_content
-from ._postgres_store import PostgresStore
+from ._postgres_store import RangedPostgresStore
 
 SCHEMA_VERSION: Final = 1
 
@@ -159,7 +159,7 @@ def _content_name(keys: Sequence[str]) -> str:
     return "text alone" if not keys else f"text and metadata {', '.join(map(repr, keys))}"
 
 
-class OwnTablesStore(PostgresStore):
+class OwnTablesStore(RangedPostgresStore):
     """A store in a schema of its own, which keeps tombstones and can list them for a purge."""
 
     _tables: Tables

@@ -22,6 +22,18 @@ _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL trio_repair
 """The setting tells the triggers on our own tables that it is us."""
 
 
+class RowRefused(psycopg.DataError):
+    """A `Writer` cannot write a document, for a reason of its own.
+
+    Attributes:
+        problem: why, without any content.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
 @attrs.frozen
 class Change:
     """What to do with one document if it still holds the token."""
@@ -149,7 +161,11 @@ def _write_all(
 
 
 def _refusal(error: BaseException) -> str:
+    if isinstance(error, RowRefused):
+        return error.problem
     state = sqlstate(error)
+    if state == "23502" and isinstance(error, psycopg.Error) and error.diag.column_name:
+        return f"PostgreSQL refuses it: column {error.diag.column_name!r} must have a value, and it got none"
     constraint = error.diag.constraint_name if isinstance(error, psycopg.Error) else None
     if state.startswith("23") and constraint:
         return f"PostgreSQL refuses it: constraint {constraint!r} does not hold"

@@ -37,7 +37,7 @@ class VectorPreparing:
         self.identity = EmbeddingIdentity(model=embedder.model, dimension=embedder.dimension, chunking=chunker.identity)
         self._store = store
         self._embeddings = Embeddings(embedder)
-        self._chunker = chunker
+        self.chunker = chunker
 
     async def prepare(self, checked: Sequence[Prepared | StoreError]) -> list[Prepared | StoreError]:
         """Chunk and embed what is prepared so far, with metadata as its payload; errors are passed on.
@@ -52,7 +52,7 @@ class VectorPreparing:
             if answer.document.text is None:
                 answers[index] = attrs.evolve(answer, payload=TOMBSTONE)
                 continue
-            chunks = cut(self._chunker, answer.document.text)
+            chunks = cut(self.chunker, answer.document.text)
             if isinstance(chunks, Failure):
                 answers[index] = self._failed(chunks, answer.document)
             else:

@@ -41,9 +41,12 @@ from ._pgvector_layout import (
     statements,
     vector_looking,
 )
+from ._pgvector_mapped import MappedVectorStore, chunk_finder
 from ._postgres import Server, Session, check_schema, literal
 from ._postgres_errors import without_content
 from ._postgres_layout import View
+from ._postgres_mapped import open_mapped, refuse_beside
+from ._postgres_mapping import chunk_mapping
 from ._postgres_settings import (
     LOCK_TIMEOUT,
     SERVER_SETTINGS,
@@ -57,7 +60,14 @@ from ._postgres_tables import OwnTablesStore, Tables
 from ._settings import chunker_setting, embedder_setting, refuse_unknown
 from ._vector_preparing import VectorPreparing
 
-__all__ = ["NearestHit", "PgvectorStore", "open_pgvector", "pgvector_from_settings"]
+__all__ = [
+    "MappedVectorStore",
+    "NearestHit",
+    "PgvectorStore",
+    "open_pgvector",
+    "open_pgvector_table",
+    "pgvector_from_settings",
+]
 
 SCHEMA: Final = "trio_repair_vector"
 _MAX_BATCH: Final = 256
@@ -222,6 +232,41 @@ def open_pgvector(
     return _open(server, embedder=embedder, chunker=chunker, schema=schema, content=content, create=create)
 
 
+def open_pgvector_table(
+    dsn: str,
+    table: Mapping[str, Any],
+    *,
+    embedder: Embedder,
+    chunker: Chunker,
+    content: ContentDefinition | None = None,
+    statement_timeout: float = STATEMENT_TIMEOUT,
+    lock_timeout: float = LOCK_TIMEOUT,
+    name: str = "vector",
+) -> AbstractAsyncContextManager[MappedVectorStore]:
+    """Open a table of chunks that an application has made, and close it on the way out. Nothing is added to it.
+
+    Args:
+        dsn: the database, as `open_pgvector` is told it.
+        table: which table and which columns are what: `name`, `document`, `text`, `embedding` and more, as in a
+            configuration file; see docs/servers.md.
+        embedder: makes the vectors that are written, as the application's own are made.
+        chunker: cuts the texts, as the application does.
+        content: what a document's digest covers; None: the text alone. There is no place for metadata.
+        statement_timeout: seconds after which the server stops a statement of this store.
+        lock_timeout: seconds that a lock which another transaction holds is waited for.
+        name: the store's name in errors.
+
+    Raises (at once, or on entering):
+        InvalidValue: an argument is not usable, or the table is not what `table` says; the key is named.
+        StoreUnavailable: the server cannot be reached, does not let us in, or lets us not look at the table.
+
+    **If cancelled:** the connections are closed.
+    """
+    server = make_server(name, dsn, statement_timeout=statement_timeout, lock_timeout=lock_timeout)
+    definition = ContentDefinition() if content is None else content
+    return open_mapped(server, chunk_finder(server, chunk_mapping(table), definition, embedder, chunker))
+
+
 def _open(
     server: Server,
     *,
@@ -254,8 +299,8 @@ def _open(
 
 def pgvector_from_settings(
     settings: Mapping[str, Any], *, name: str, directory: Path, content: ContentDefinition, create: bool
-) -> AbstractAsyncContextManager[PgvectorStore]:
-    """The kind "pgvector" of a configuration file: which server, and perhaps `schema`, `embedder` and `chunker`.
+) -> AbstractAsyncContextManager[PgvectorStore | MappedVectorStore]:
+    """The kind "pgvector" of a configuration file: which server, and perhaps `schema` or `table`, and how to embed.
 
     The server is named as for "postgres-text", embedder and chunker are as for "sqlite-vector".
 
@@ -263,7 +308,13 @@ def pgvector_from_settings(
         InvalidValue: a setting is unknown, missing or wrong; its key is named.
     """
     del directory  # no setting is a path of ours
-    refuse_unknown(settings, (*SERVER_SETTINGS, "schema", "embedder", "chunker"))
+    refuse_unknown(settings, (*SERVER_SETTINGS, "schema", "table", "embedder", "chunker"))
+    if "table" in settings:
+        refuse_beside(settings, "schema")
+        mapping = chunk_mapping(settings["table"])
+        server = server_setting(settings, name)
+        embedder, chunker = embedder_setting(settings), chunker_setting(settings)
+        return open_mapped(server, chunk_finder(server, mapping, content, embedder, chunker))
     return _open(
         server_setting(settings, name),
         embedder=embedder_setting(settings),

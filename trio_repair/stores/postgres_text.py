@@ -29,6 +29,8 @@ from ._encoding import check_limit
 from ._jsonb import check_jsonb
 from ._postgres import Server, Session, check_schema, literal
 from ._postgres_layout import Looking, Put, View, iso_moment, sent_moment
+from ._postgres_mapped import MappedTextStore, open_mapped, refuse_beside, text_finder
+from ._postgres_mapping import text_mapping
 from ._postgres_settings import (
     LOCK_TIMEOUT,
     SERVER_SETTINGS,
@@ -52,7 +54,14 @@ from ._postgres_tables import (
 from ._search_hit import SearchHit
 from ._settings import refuse_unknown
 
-__all__ = ["PostgresTextStore", "SearchHit", "open_postgres_text", "postgres_text_from_settings"]
+__all__ = [
+    "MappedTextStore",
+    "PostgresTextStore",
+    "SearchHit",
+    "open_postgres_table",
+    "open_postgres_text",
+    "postgres_text_from_settings",
+]
 
 SCHEMA: Final = "trio_repair_text"
 LANGUAGE: Final = "simple"
@@ -295,6 +304,37 @@ def open_postgres_text(
     return _open(server, schema=schema, content=content, create=create, language=language)
 
 
+def open_postgres_table(
+    dsn: str,
+    table: Mapping[str, Any],
+    *,
+    content: ContentDefinition | None = None,
+    statement_timeout: float = STATEMENT_TIMEOUT,
+    lock_timeout: float = LOCK_TIMEOUT,
+    name: str = "text",
+) -> AbstractAsyncContextManager[MappedTextStore]:
+    """Open a table that an application has made as a text store, and close it on the way out. Nothing is added to it.
+
+    Args:
+        dsn: the database, as `open_postgres_text` is told it.
+        table: which table and which columns are what: `name`, `id`, `text` and more, as in a configuration file; see
+            docs/servers.md.
+        content: what a document's digest covers; None: the text alone, which the server digests.
+        statement_timeout: seconds after which the server stops a statement of this store.
+        lock_timeout: seconds that a lock which another transaction holds is waited for.
+        name: the store's name in errors.
+
+    Raises (at once, or on entering):
+        InvalidValue: an argument is not usable, or the table is not what `table` says; the key is named.
+        StoreUnavailable: the server cannot be reached, does not let us in, or lets us not look at the table.
+
+    **If cancelled:** the connections are closed.
+    """
+    server = make_server(name, dsn, statement_timeout=statement_timeout, lock_timeout=lock_timeout)
+    definition = ContentDefinition() if content is None else content
+    return open_mapped(server, text_finder(server, text_mapping(table), definition))
+
+
 def _open(
     server: Server, *, schema: str, content: ContentDefinition | None, create: bool, language: str
 ) -> AbstractAsyncContextManager[PostgresTextStore]:
@@ -319,8 +359,8 @@ def _open(
 
 def postgres_text_from_settings(
     settings: Mapping[str, Any], *, name: str, directory: Path, content: ContentDefinition, create: bool
-) -> AbstractAsyncContextManager[PostgresTextStore]:
-    """The kind "postgres-text" of a configuration file: which server, and perhaps `schema` and `language`.
+) -> AbstractAsyncContextManager[PostgresTextStore | MappedTextStore]:
+    """The kind "postgres-text" of a configuration file: which server, and perhaps `schema` and `language`, or `table`.
 
     The server is named by `dsn`, or by `host`, `port`, `dbname`, `user`, `password` and further settings of libpq; see
     docs/servers.md.
@@ -329,7 +369,12 @@ def postgres_text_from_settings(
         InvalidValue: a setting is unknown, missing or wrong; its key is named.
     """
     del directory  # no setting is a path of ours
-    refuse_unknown(settings, (*SERVER_SETTINGS, "schema", "language"))
+    refuse_unknown(settings, (*SERVER_SETTINGS, "schema", "language", "table"))
+    if "table" in settings:
+        refuse_beside(settings, "schema", "language")
+        mapping = text_mapping(settings["table"])
+        server = server_setting(settings, name)
+        return open_mapped(server, text_finder(server, mapping, content))
     language = settings.get("language", LANGUAGE)
     if not isinstance(language, str):
         raise InvalidValue("language", "must be a string")
