@@ -25,6 +25,8 @@ class Strike(enum.Enum):
     """Its connection stays, takes everything and gives nothing, until `Proxy.heal`."""
     LOSE_ANSWER = "lose-answer"
     """It reaches the server; what the server answers is thrown away, and then the connection is cut off."""
+    LOSE_ALL = "lose-all"
+    """The same, and with it every connection; nobody is let in until `Proxy.heal`."""
 
 
 @attrs.define
@@ -46,7 +48,7 @@ class _Link:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     dead: bool = False
     """Takes everything, gives nothing."""
-    loses_answer: bool = False
+    loses_answer: Strike | None = None
     tail: bytes = b""
     """The end of the piece before: a mark may stand across two."""
 
@@ -151,8 +153,8 @@ class Proxy:
                 break
             if struck is Strike.BLACK_HOLE:
                 link.dead = True
-            if struck is Strike.LOSE_ANSWER:
-                link.loses_answer = True
+            if struck in (Strike.LOSE_ANSWER, Strike.LOSE_ALL):
+                link.loses_answer = struck
             if struck is Strike.DELAY:
                 await self._hold_back()
             if not (self.lose_commands or link.dead):
@@ -169,7 +171,10 @@ class Proxy:
 
     async def _answers(self, link: _Link) -> None:
         while piece := await _received(link.server):
-            if link.loses_answer:
+            if link.loses_answer is Strike.LOSE_ALL:
+                self.refuse = True
+                self.cut()
+            if link.loses_answer is not None:
                 break
             if self.cut_after is not None:
                 piece, self.cut_after = piece[: self.cut_after], max(0, self.cut_after - len(piece))

@@ -78,6 +78,22 @@ async def test_the_nth_piece_is_struck(strike: Strike, arrives: bytes) -> None:
         assert 1 == proxy.struck
 
 
+async def test_an_answer_is_lost_and_all_else_with_it() -> None:
+    """What the server did, nobody can ask it, until it heals."""
+    async with ground() as (echo, proxy):
+        proxy.on(Strike.LOSE_ALL, b"x")
+        async with client_of(proxy) as client, client_of(proxy) as another:
+            assert b"a" == await said(another, b"a")
+            assert b"" == await said(client, b"x")
+            assert b"ax" == echo.told
+            assert b"" == await received(another)
+        async with client_of(proxy) as client:
+            assert b"" == await received(client)
+        proxy.heal()
+        async with client_of(proxy) as client:
+            assert b"b" == await said(client, b"b")
+
+
 async def test_a_mark_across_two_pieces_is_seen() -> None:
     """TCP cuts where it likes."""
     async with ground() as (_, proxy):
