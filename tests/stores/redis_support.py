@@ -1,4 +1,4 @@
-"""What the tests of the cache on Redis share: a server, a proxy that loses things, and a store's calls in one line."""
+"""What the tests of the cache on Redis share: a server, a proxy before it, and a store's calls in one line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import trio
+from servers import proxy
+from servers.proxy import Proxy
 from servers.redis_server import RedisServer
 
 from trio_repair import Document, Observation, Prepared, Removal, Write, WriteAnswer, WriteStatus
@@ -123,65 +125,16 @@ async def until(holds: Callable[[], bool]) -> None:
         await trio.sleep(0.005)
 
 
-class Proxy:
-    """Stands between a client and the server, and loses what it is told to lose."""
-
-    def __init__(self, port: int, server_port: int) -> None:
-        self.port = port
-        self._server_port = server_port
-        self.lose_answers = False
-        """Answers are swallowed from now on."""
-        self.lose_commands = False
-        """So are commands."""
-        self.cut_after: int | None = None
-        """After so many more bytes of answers, both sides are cut off."""
-        self.passed = 0
-        """Bytes of commands that reached the server."""
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    async def serve(self, client: trio.SocketStream) -> None:
-        server = await trio.open_tcp_stream("127.0.0.1", self._server_port)
-        async with client, server, trio.open_nursery() as nursery:
-            nursery.start_soon(self._commands, client, server, nursery)
-            nursery.start_soon(self._answers, server, client, nursery)
-
-    async def _commands(self, client: trio.SocketStream, server: trio.SocketStream, nursery: trio.Nursery) -> None:
-        while data := await _received(client):
-            if not self.lose_commands:
-                self.passed += len(data)
-                await server.send_all(data)
-        nursery.cancel_scope.cancel()
-
-    async def _answers(self, server: trio.SocketStream, client: trio.SocketStream, nursery: trio.Nursery) -> None:
-        while data := await _received(server):
-            if self.cut_after is not None:
-                data, self.cut_after = data[: self.cut_after], max(0, self.cut_after - len(data))
-            if not self.lose_answers:
-                await client.send_all(data)
-            if self.cut_after == 0:
-                break
-        nursery.cancel_scope.cancel()
-
-
-async def _received(stream: trio.SocketStream) -> bytes:
-    try:
-        return bytes(await stream.receive_some())
-    except trio.BrokenResourceError:
-        return b""
-
-
 @asynccontextmanager
 async def open_proxy(server: RedisServer) -> AsyncGenerator[Proxy, None]:
     """A proxy before the server."""
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        proxy = Proxy(listener.socket.getsockname()[1], server.port)
-        nursery.start_soon(trio.serve_listeners, proxy.serve, [listener])
-        yield proxy
-        nursery.cancel_scope.cancel()
+    async with proxy.open_proxy(server.port) as opened:
+        yield opened
+
+
+def url_of(opened: Proxy) -> str:
+    """The way to the server that leads through a proxy."""
+    return f"redis://127.0.0.1:{opened.port}/0"
 
 
 def directory_of(tmp_path: Path, name: str = "redis") -> Path:

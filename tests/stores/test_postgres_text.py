@@ -365,6 +365,47 @@ async def test_why_no_connection(database: str, changes: dict[str, Any], words: 
     assert words in complaint(error.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("LOGIN CONNECTION LIMIT 0", "the user, or the database, has no connection left"), ("NOLOGIN", "may not log in")],
+)
+async def test_why_a_user_is_not_let_in(database: str, option: str, words: str) -> None:
+    """A user who is there and has a right password is not told to be missing."""
+    user = f"guest_{option.partition(' ')[0].lower()}"
+    sql(database, f"CREATE ROLE {user} {option} PASSWORD 'guest'")
+    try:
+        with pytest.raises(StoreUnavailable) as error:
+            async with open_postgres_text(psycopg.conninfo.make_conninfo(database, user=user, password="guest")):
+                pass
+        assert words in complaint(error.value)
+    finally:
+        sql(database, f"DROP ROLE {user}")
+
+
+async def test_a_database_made_read_only_is_left_alone(database: str) -> None:
+    """Whoever says so means the store too: nothing is written, in words, until it is taken back."""
+    name = f'"{database_name(database)}"'
+    async with open_postgres_text(database, create=True) as store:
+        await put(store, make_document("a", "one"))
+        sql(database, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        sql(
+            database,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'trio-repair'",
+        )
+        with pytest.raises(StoreUnavailable, match="is read-only"):
+            await put(store, make_document("a", "two", number=2))
+        with pytest.raises(StoreUnavailable, match="is read-only"):
+            async with open_postgres_text(database, schema="another", create=True):
+                pass
+        sql(
+            database,
+            "SET default_transaction_read_only = off",
+            f"ALTER DATABASE {name} RESET default_transaction_read_only",
+        )
+        assert 1 == (await look(store, "a")).version.number  # type: ignore[union-attr]
+        await put(store, make_document("a", "two", number=2))
+
+
 async def test_tables_that_do_not_fit(database: str) -> None:
     """Missing, of another kind, for other content, for another language: one line that names the setting."""
     embedding = {"embedder": HashingEmbedder(8), "chunker": WindowChunker()}

@@ -26,6 +26,7 @@ from redis_support import (
     statuses,
     take_away,
     until,
+    url_of,
     write,
     writes_over,
 )
@@ -218,7 +219,7 @@ async def test_killed_during_calls(tmp_path: Path) -> None:
 async def test_lost_acknowledgements(server: RedisServer) -> None:
     """Sent and unanswered is UNKNOWN for every document, never a failure; here all have landed, as a later look shows."""
     async with open_proxy(server) as proxy:
-        async with open_redis_cache(proxy.url, prefix=fresh(), timeout=0.3) as cache:
+        async with open_redis_cache(url_of(proxy), prefix=fresh(), timeout=0.3) as cache:
             ready = await writes_over(cache, *(make_document(f"{index}", "text") for index in range(30)))
             await put(cache, make_document("before", "text"))  # the server has the script and has told its time
             proxy.lose_answers = True
@@ -233,7 +234,7 @@ async def test_lost_acknowledgements(server: RedisServer) -> None:
 async def test_lost_commands(server: RedisServer) -> None:
     """A network that swallows what is sent looks the same, UNKNOWN, and nothing has landed; a later try does."""
     async with open_proxy(server) as proxy:
-        async with open_redis_cache(proxy.url, prefix=fresh(), timeout=0.3, connect_timeout=0.3) as cache:
+        async with open_redis_cache(url_of(proxy), prefix=fresh(), timeout=0.3, connect_timeout=0.3) as cache:
             ready = await writes_over(cache, make_document("a", "text"), make_document("b", "text"))
             await put(cache, make_document("before", "text"))  # the server has the script and has told its time
             proxy.lose_commands = True
@@ -248,7 +249,7 @@ async def test_lost_commands(server: RedisServer) -> None:
 async def test_cut_in_the_middle(server: RedisServer) -> None:
     """Cut off after some answers: those are LANDED, the rest UNKNOWN; and a scan that is cut off does not end as if whole."""
     async with open_proxy(server) as proxy:
-        async with open_redis_cache(proxy.url, prefix=fresh()) as cache:
+        async with open_redis_cache(url_of(proxy), prefix=fresh()) as cache:
             ready = await writes_over(cache, *(make_document(f"{index:03}", "text " * 50) for index in range(200)))
             await put(cache, make_document("before", "text"))  # the server has the script and has told its time
             proxy.cut_after = 1000

@@ -53,9 +53,9 @@ _SIGNS: Final[Mapping[str, str]] = {
     "password authentication failed": "the user or the password is wrong",
     "no password supplied": "the server wants a password, and none was given, by setting or pgpass file",
     "pg_hba.conf": "the server's pg_hba.conf does not let this user in from here",
-    "role": "there is no such user",  # after the database, whose complaint may name a role
     "certificate": "the server's certificate was not accepted; look at sslmode and sslrootcert",
     "SSL": "no encrypted connection could be made; look at sslmode and sslrootcert",
+    "too many connections for": "the user, or the database, has no connection left; raise its limit, or close some",
     "too many": "the server has no connection left; raise max_connections, or close some",
     "connection slots": "the server has no connection left; raise max_connections, or close some",
     "starting up": "the server is starting up",
@@ -67,10 +67,12 @@ _SIGNS: Final[Mapping[str, str]] = {
     "timeout expired": "it did not answer within connect_timeout",
     "could not translate host name": "the host name is not known",
     "resolve": "the host name is not known",
+    "not permitted to log in": "the user may not log in",
     "No such file": "there is no socket of a server there; is it running?",
     "No route to host": "there is no way to that host",
     "unreachable": "the network cannot be reached",
     "closed the connection unexpectedly": "the server closed the connection",
+    "role": "there is no such user",  # last: each of the others may name a role too
 }
 
 _DOCUMENT_CLASSES: Final = frozenset({"22", "23", "54", "44", "P0", "21", "27"})

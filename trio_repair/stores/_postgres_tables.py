@@ -74,7 +74,7 @@ def make_tables(session: Session, tables: Tables) -> None:
     failure: psycopg.Error
     schema = quoted_name(tables.schema)
     try:
-        session.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         session.execute("SELECT pg_advisory_xact_lock(hashtext('trio_repair'), hashtext(%s))", (tables.schema,))
         if _is_there(session, tables):
             session.execute("ROLLBACK")

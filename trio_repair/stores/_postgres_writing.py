@@ -18,8 +18,9 @@ from ._postgres import Session
 from ._postgres_errors import describe, is_definite, is_document_error, may_be_of_document, sqlstate, without_content
 from ._postgres_layout import ABSENT, Put, View, Writer, row_token
 
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL trio_repair.own = 'on'"
-"""The setting tells the triggers on our own tables that it is us."""
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL trio_repair.own = 'on'"
+"""The setting tells the triggers on our own tables that it is us. Not READ WRITE: whoever makes a server read-only by
+default_transaction_read_only means us too, and a standby refuses these words as something that it does not know."""
 
 
 class RowRefused(psycopg.DataError):
