@@ -71,6 +71,39 @@ def way(repaired: int, embedded: int, *, cache: bool = False) -> dict[str, Any]:
     }
 
 
+def on_servers(index: str) -> dict[str, Any]:
+    """`server_throughput`, with or without an index over vectors."""
+    sizes = {"check": (1.04, 70), "repair": (1.21, 90)}
+    return {
+        "documents": 100_000,
+        "damaged": 5_000,
+        "replaced": 6_000,
+        "chunk": 1024,
+        "concurrency": 1024,
+        "index": index,
+        "dimension": 64,
+        "rounds": 5,
+        "throughput_over": {"script": spread(0.83 if index == "hnsw" else 0.61)},
+        "check_over_read": spread(1.7),
+        "microseconds_per_document": {name: spread(700.0) for name in ("script", "engine", "check", "read")},
+        "memory": {
+            work: [
+                {
+                    "documents": documents,
+                    "damaged": documents // 20,
+                    "peak_rss_bytes": spread(peak * times * 2**20),
+                    "peak_rss_over_smallest": spread(times),
+                }
+                for documents, times in [(10_000, 1.0), (100_000, over)]
+            ]
+            for work, (over, peak) in sizes.items()
+        },
+        "memory_concurrency": 256,
+        "memory_rounds": 3,
+        "servers": {"postgres": "16.14", "pgvector": "0.8.5", "redis": "7.0.15"},
+    }
+
+
 HAND_MADE: dict[str, dict[str, Any]] = {
     "alternatives": {
         "documents": 1000,
@@ -146,6 +179,7 @@ HAND_MADE: dict[str, dict[str, Any]] = {
         "throughput_over": {"script": spread(0.55), "blind": spread(0.4), "single": spread(6.0)},
         "microseconds_per_document": {name: spread(900.0) for name in ("script", "engine", "blind", "single")},
     },
+    **{f"server_throughput_{index}": on_servers(index) for index in ("hnsw", "none")},
     "simulated_latencies": {
         "ideal_seconds_a_repair": 0.6,
         "waves": 4,

@@ -38,6 +38,15 @@ CLAIMS: dict[str, list[tuple[str, ...]]] = {
     "growth": [("check", "2", "time_over_reference"), ("repair", "2", "time_over_reference")],
     "peers": [("peers", "taskiq", "over_engine"), ("peers", "asyncio", "engine_over")],
     "repair_throughput_full": [("throughput_over", "script")],
+    **{
+        f"server_throughput_{index}": [
+            ("throughput_over", "script"),
+            ("check_over_read",),
+            ("memory", "check", "1", "peak_rss_over_smallest"),
+            ("memory", "repair", "1", "peak_rss_over_smallest"),
+        ]
+        for index in ("hnsw", "none")
+    },
     "simulated_latencies": [("measured", "2", "engine", "ideal_over_wall")],
     "slow_commits_lancedb": [
         ("throughput_over", "single", "engine 1024"),
@@ -102,6 +111,20 @@ def test_limits_are_words_of_the_claim(tmp_path: Path) -> None:
                 limited.add(result.name)
                 assert finding.limit.words in result.claim
     assert set(HAND_MADE) - {"alternatives", "check_scan"} == limited
+
+
+def test_what_memory_is_claimed_for_on_servers(tmp_path: Path) -> None:
+    """From ten thousand documents to a hundred thousand, by 30 % at most; at other sizes nothing is claimed of it."""
+    words = "by 30 % at most"
+    saved = copy.deepcopy(HAND_MADE["server_throughput_none"])
+    saved["memory"]["repair"][1]["peak_rss_over_smallest"] = spread(1.31)
+    table = _report.markdown(_report.load(write(tmp_path, {"server_throughput_none": saved})))
+    share = "at least half the throughput: holds"
+    assert [share, "", f"{words}: holds", f"{words}: missed"] == [row[4] for row in rows(table) if " to " in row[3]]
+    for work in ("check", "repair"):
+        saved["memory"][work][1]["documents"] = 99_999
+    table = _report.markdown(_report.load(write(tmp_path, {"server_throughput_none": saved})))
+    assert [share, "", "", ""] == [row[4] for row in rows(table) if " to " in row[3]]
 
 
 @pytest.mark.parametrize(("median", "missed"), [(0.4, True), (0.5, False), (2.0, False), (2.1, True)])

@@ -89,7 +89,7 @@ class PostgresServer:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        self._end(signal.SIGQUIT)  # nobody needs what it would still write to a directory that is deleted next
         self.remove()
 
     def __repr__(self) -> str:
@@ -157,10 +157,13 @@ class PostgresServer:
 
     def stop(self) -> None:
         """Stop it as an operator does: transactions under way are rolled back, connections end."""
+        self._end(signal.SIGINT)
+
+    def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return
         self.resume()
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(how)
         try:
             self._process.wait(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
