@@ -458,7 +458,7 @@ FAULTS = [
         unknown=POSTGRES,
         says="has no connection left",
     ),
-    Fault(name="PostgreSQL: disk full", inject=disk_full, stops_the_application=True, says="the server's disk is full"),
+    Fault(name="PostgreSQL: disk full", inject=disk_full, says="the server's disk is full"),
     Fault(name="PostgreSQL: rows locked", inject=row_locked, says="held a lock for longer than lock_timeout"),
     Fault(
         name="PostgreSQL: deadlock",
@@ -467,12 +467,11 @@ FAULTS = [
         limits={"lock_timeout": 2.0},
         config={"max_concurrent_jobs": 32},
     ),
-    Fault(name="PostgreSQL: made read-only", inject=read_only_setting, stops_the_application=True, says="read-only"),
+    Fault(name="PostgreSQL: made read-only", inject=read_only_setting, says="read-only"),
     Fault(
         name="PostgreSQL: became a standby",
         inject=standby,
         unknown=POSTGRES,
-        stops_the_application=True,
         says="read-only",
     ),
     Fault(name="Redis: became a read-only replica", inject=replica, says="read-only replica"),
@@ -496,7 +495,6 @@ FAULTS = [
         inject=functools.partial(
             alter, store="text", change="RENAME COLUMN text TO body", back="RENAME COLUMN body TO text"
         ),
-        stops_the_application=True,
         says="a column of the store is gone",
     ),
     Fault(

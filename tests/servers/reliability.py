@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
@@ -30,6 +31,20 @@ _HEAD = (
 
 def _counts(counted: Counter[str]) -> str:
     return ", ".join(f"{number} {name}" for name, number in sorted(counted.items(), key=lambda one: (-one[1], one[0])))
+
+
+def with_table(page: str, rows: Sequence[str], summary: str) -> str:
+    """A page with this table in the place of the one before.
+
+    Raises:
+        ValueError: the page has no place for a table.
+    """
+    if _BEGIN not in page or _END not in page:
+        raise ValueError(f"{PAGE} has lost its marks {_BEGIN.strip()} and {_END.strip()}")
+    before, _, rest = page.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    table = "".join(f"{row}\n" for row in rows)
+    return f"{before}{_BEGIN}{_HEAD}{table}\n{summary}\n\n{_END}{after}"
 
 
 def main() -> int:
@@ -78,11 +93,7 @@ def main() -> int:
     )
     print(summary)
     if not asked.words:
-        page = PAGE.read_text(encoding="utf-8")
-        before, _, rest = page.partition(_BEGIN)
-        _, _, after = rest.partition(_END)
-        table = _HEAD + "".join(f"{row}\n" for row in rows)
-        PAGE.write_text(f"{before}{_BEGIN}{table}\n{summary}\n\n{_END}{after}", encoding="utf-8")
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), rows, summary), encoding="utf-8")
     return 1 if failed else 0
 
 

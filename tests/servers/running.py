@@ -54,8 +54,6 @@ class Fault:
     """Cache entries vanish by themselves."""
     loses_tables: bool = False
     """What the vector store held is gone, newer versions too."""
-    stops_the_application: bool = False
-    """It may get nothing written at all meanwhile."""
     says: str = ""
     """Words that a result must have in an error, a warning or a receipt; "": any."""
 
@@ -195,8 +193,10 @@ async def suffer(pair: Pair, fault: Fault, round_number: int = 0) -> Report:
         before = world.held()
         application = Application(world.connect, f"{world.text}.documents")
         async with trio.open_nursery() as nursery:
-            await nursery.start(fault.inject, world, round_number)
             nursery.start_soon(application.run)
+            while not application.writes:  # noqa: ASYNC110 - it is another thread that is waited for
+                await trio.sleep(0.005)
+            await nursery.start(fault.inject, world, round_number)
             recording = await _run(world, config, [world.progress])
             world.progress.over.set()
             application.stopped = True
