@@ -164,6 +164,9 @@ def small_disk() -> Iterator[Path]:
         directory.rmdir()
 
 
+_NO_SPACE = "No space left on device"
+
+
 def _fill(ballast: Path) -> None:
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -184,17 +187,18 @@ async def disk_full(world: World, round_number: int, task_status: Any = _IGNORED
             *(f"ALTER TABLE {table} SET TABLESPACE {space}" for table in tables),
             f"ALTER INDEX {world.vector}.chunks_pkey SET TABLESPACE {space}",
         )
-        # Every page that is there is filled up, so that the next row needs a page that the disk does not have.
-        for table in tables[:2]:
-            columns = "doc_id, text" if table == tables[0] else "doc_id, deleted"
-            value = "repeat('x', 500)" if table == tables[0] else "true"
-            world.sql(f"INSERT INTO {table} ({columns}) SELECT 'z' || n, {value} FROM generate_series(1, 50) AS n")
         ballast = directory / "ballast"
         _fill(ballast)
+        # And every page that is there already, with rows smaller than ours.
+        for table, values in ((tables[0], "text) VALUES (%s, '')"), (tables[1], "deleted) VALUES (%s, true)")):
+            with world.connect() as connection, contextlib.suppress(psycopg.errors.DiskFull):
+                for number in range(1000):
+                    connection.execute(f"INSERT INTO {table} (doc_id, {values}", (f"z{number}",))
+        before = world.pair.postgres.log.count(_NO_SPACE)
         task_status.started()
         try:
             await world.progress.over.wait()
-            world.injected += world.pair.postgres.log.count("No space left on device") > 0
+            world.injected += world.pair.postgres.log.count(_NO_SPACE) - before
         finally:
             ballast.unlink()
             world.sql(
