@@ -340,6 +340,18 @@ async def test_the_version_that_is_offered_counts_what_others_write(database: st
         assert 41 == (await look(store, "a")).version.number
 
 
+async def test_what_is_offered_is_not_done_to_a_database_made_read_only(database: str) -> None:
+    """Whoever says so means the operator's own tool too."""
+    async with opened(database, PLAIN) as store:
+        offered = await store.preparations()
+    name = str(psycopg.conninfo.conninfo_to_dict(database)["dbname"])
+    sql(database, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    async with open_postgres_table(database, PLAIN) as store:
+        with pytest.raises(StoreUnavailable, match="is read-only"):
+            await store.apply(offered)
+        assert len(offered) == len(await store.preparations())
+
+
 # Privileges, and mappings that cannot be used.
 
 

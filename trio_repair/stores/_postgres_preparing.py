@@ -55,7 +55,7 @@ def apply(session: Session, preparations: Sequence[Preparation]) -> None:
     Raises:
         psycopg.Error: it could not be done, and nothing was.
     """
-    session.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+    session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     session.execute("SET LOCAL statement_timeout = 0")  # an index takes as long as it takes
     for preparation in preparations:
         for statement in preparation.statements:
