@@ -7,7 +7,7 @@ import functools
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -302,6 +302,18 @@ def goal(doc_id: str) -> Copy:
     """What a document of the engine's is to be in the end, by MOST_RECENT."""
     kind = int(doc_id[1:]) % 6
     return Copy(3) if kind == 4 else Copy(3, "newest") if kind == 3 else Copy(2, "new")
+
+
+async def in_thread(fn: Callable[..., Any], *args: Any) -> Any:
+    """Run what blocks. **If cancelled:** it is waited for."""
+    return await trio.to_thread.run_sync(fn, *args)
+
+
+async def some_writes(world: World, store: str, round_number: int) -> None:
+    """Wait for the moment at which a fault strikes: another one in each round."""
+    # Few documents are written to the text store.
+    later = 1 if store == "text" else 3
+    await world.progress.until(EventKind.WRITE_SENT, store, 1 + later * (round_number % 5))
 
 
 async def _drift(world: World) -> None:

@@ -55,8 +55,9 @@ def main() -> int:
     parser.add_argument("words", nargs="*", help="only faults whose names hold one of these; nothing is written then")
     asked = parser.parse_args()
     sys.path.insert(0, str(TOP / "tests"))  # the tests' packages import each other as pytest has them
-    from servers.faults import FAULTS, NotPossibleHere
+    from servers.faults import FAULTS
     from servers.ground import open_pair
+    from servers.outages import NotPossibleHere
     from servers.running import Report, suffer
 
     logging.getLogger("trio_repair").setLevel(logging.CRITICAL)  # what is unreachable is told in the reports

@@ -35,8 +35,9 @@ from trio_repair import EventKind  # noqa: E402 - skipped above without what it 
 from trio_repair.stores import _postgres_writing  # noqa: E402
 from trio_repair.stores._postgres import Session  # noqa: E402
 
-from .faults import FAULTS, NotPossibleHere, kill_redis  # noqa: E402
+from .faults import FAULTS  # noqa: E402
 from .ground import NeverStruck, Pair, World, open_pair  # noqa: E402
+from .outages import NotPossibleHere, kill_redis  # noqa: E402
 from .proxy import Strike  # noqa: E402
 from .reliability import PAGE, with_table  # noqa: E402
 from .running import Fault, Report, suffer  # noqa: E402
