@@ -36,6 +36,8 @@ from .running import Fault
 POSTGRES = frozenset({"text", "vector"})
 REDIS = frozenset({"cache"})
 _SHORT = {"store_call_timeout": 0.5}
+_PATIENT = {"unavailable_timeout": 5.0}
+"""Long enough for a server to come back."""
 
 
 def _on_the_way(server: str, name: str) -> list[Fault]:
@@ -61,8 +63,8 @@ def _on_the_way(server: str, name: str) -> list[Fault]:
 
 
 FAULTS = [
-    Fault(name="PostgreSQL: killed, restarted", inject=kill_postgres, unknown=POSTGRES),
-    Fault(name="Redis: killed, restarted", inject=kill_redis, unknown=REDIS),
+    Fault(name="PostgreSQL: killed, restarted", inject=kill_postgres, unknown=POSTGRES, config=_PATIENT),
+    Fault(name="Redis: killed, restarted", inject=kill_redis, unknown=REDIS, config=_PATIENT),
     Fault(
         name="PostgreSQL: stopped for a while",
         inject=functools.partial(pause, server="postgres"),

@@ -19,6 +19,8 @@ import trio
 from .ground import OWN, World, in_thread, some_writes
 
 _IGNORED: Any = trio.TASK_STATUS_IGNORED
+_FOUND = "deadlock detected"
+"""What the server's log says of it."""
 
 
 # Other transactions.
@@ -41,7 +43,7 @@ async def row_locked(world: World, round_number: int, task_status: Any = _IGNORE
 
 async def deadlock(world: World, round_number: int, task_status: Any = _IGNORED) -> None:
     """Another transaction has what we wait for, and asks for what we have; the server ends ours."""
-    before = world.pair.postgres.log.count("deadlock detected")
+    before = world.pair.postgres.log.count(_FOUND)
     over = threading.Event()
     holds = threading.Event()
     worker = functools.partial(_provoke, world, OWN[-1 - round_number % 2], holds, over)
@@ -51,23 +53,26 @@ async def deadlock(world: World, round_number: int, task_status: Any = _IGNORED)
         task_status.started()
         await world.progress.over.wait()
         over.set()
-    world.injected += world.pair.postgres.log.count("deadlock detected") - before
+    world.injected += world.pair.postgres.log.count(_FOUND) - before
 
 
 def _provoke(world: World, last: str, holds: threading.Event, over: threading.Event) -> None:
     table = f"{world.vector}.documents"
+    found = world.pair.postgres.log.count(_FOUND)
     with world.connect() as ours, world.connect() as watch:
         # Who finds the ring is ended: this one does not look for it.
         ours.execute("SET deadlock_timeout = '60s'; SET lock_timeout = '3s'")
-        ours.execute("BEGIN")
-        ours.execute(f"SELECT 1 FROM {table} WHERE doc_id = %s FOR UPDATE", (last,))
-        holds.set()
-        waiting = "SELECT 1 FROM pg_stat_activity WHERE usename = %s AND wait_event_type = 'Lock'"
-        while not over.is_set() and not watch.execute(waiting, (world.name,)).fetchone():
-            time.sleep(0.002)
-        with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            ours.execute(f"SELECT 1 FROM {table} WHERE doc_id < %s ORDER BY doc_id DESC FOR UPDATE", (last,))
-        ours.execute("ROLLBACK")
+        # Once more if what waited for us had nothing that we could wait for.
+        while not over.is_set() and world.pair.postgres.log.count(_FOUND) == found:
+            with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                ours.execute("BEGIN")
+                ours.execute(f"SELECT 1 FROM {table} WHERE doc_id = %s FOR UPDATE", (last,))
+                holds.set()
+                waiting = "SELECT 1 FROM pg_stat_activity WHERE usename = %s AND wait_event_type = 'Lock'"
+                while not over.is_set() and not watch.execute(waiting, (world.name,)).fetchone():
+                    time.sleep(0.002)
+                ours.execute(f"SELECT 1 FROM {table} WHERE doc_id < %s ORDER BY doc_id DESC FOR UPDATE", (last,))
+            ours.execute("ROLLBACK")
 
 
 # Servers that take no writes.
