@@ -19,6 +19,7 @@ if os.environ.get("CI") != "true":
 import psycopg
 from servers.postgres_server import PASSWORD
 from sqlite_support import look, prepared, put, take_away, write
+from test_postgres_mapped import entries
 from test_postgres_text import sql
 
 from trio_repair import (
@@ -128,7 +129,7 @@ async def test_chunks_are_replaced_as_one(database: str, mode: str) -> None:
             (seen,) = await put(store, held)
             assert (Presence.LIVE, held.version, True) == (seen.presence, seen.version, seen.intact)
             assert store.traits.embedding == seen.embedding
-            assert [("a", seen)] == [entry async for page in _pages(store) for entry in page]
+            assert [("a", seen)] == await entries(store)
             (read,) = await store.read(["a"])
             assert store.traits.holds_text == isinstance(read, StoredDocument)
             if isinstance(read, StoredDocument):
@@ -137,12 +138,6 @@ async def test_chunks_are_replaced_as_one(database: str, mode: str) -> None:
         assert Presence.ABSENT is gone.presence
         assert 0 == await store.count()
     assert [("a",), ("z",)] == sql(database, "SELECT article FROM chunks ORDER BY article")
-
-
-async def _pages(store: Any) -> Any:
-    async with store.open_scan() as pages:
-        async for page in pages:
-            yield page
 
 
 DAMAGE = {
@@ -225,7 +220,7 @@ async def test_document_ids_that_are_numbers(database: str) -> None:
     sql(database, "ALTER TABLE chunks ALTER COLUMN article TYPE bigint USING 0")
     async with opened(database, "text", insert={"tenant": 8}) as store:
         await put(store, *(make_document(one, LONG) for one in ("9", "10")))
-        assert ["10", "9"] == [doc_id async for page in _pages(store) for doc_id, _ in page]
+        assert ["10", "9"] == [doc_id for doc_id, _ in await entries(store)]
         (refused,) = await write(store, make_document("x", LONG))
         assert WriteStatus.REJECTED is refused.status
         await take_away(store, "9")
