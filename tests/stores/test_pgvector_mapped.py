@@ -192,6 +192,26 @@ async def test_what_is_seen_is_what_the_comparison_promises(database: str, mode:
         assert (await look(store, "a")).intact
 
 
+async def test_a_table_without_versions_agrees_with_one_that_has_them(database: str) -> None:
+    """It keeps no numbers, and is compared by digest; what differs is copied from the source of truth."""
+    tables(database)
+    sql(database, f"INSERT INTO articles VALUES ('a', '{LONG}', 1), ('b', 'old', 4)")
+    source = {key: value for key, value in SOURCE.items() if key not in {"deleted", "version"}}
+    async with opened(database, "text") as store, open_postgres_table(database, source) as text:
+        assert (True, False) == (store.traits.numbered, text.traits.numbered)
+        await put(store, make_document("a", LONG, number=7), make_document("b", "other", number=7))
+        stores = Stores(text=text, vector=store)
+        async with check(stores, AutoRepairConfig(settle=0.0)) as checking:
+            assert ["b"] == [divergence.doc_id async for divergence in checking]
+        async with open_repair_engine(stores) as engine:
+            for strategy, outcome in (
+                (SyncStrategy.MOST_RECENT, RepairOutcome.NEEDS_MANUAL),
+                (SyncStrategy.TEXT_SOURCE_OF_TRUTH, RepairOutcome.REPAIRED),
+            ):
+                job = RepairJob(doc_id="b", strategy=strategy, timeout=30.0)
+                assert outcome is (await engine.execute_repair_job(job)).outcome
+
+
 async def test_vectors_of_another_length_are_of_another_model(database: str) -> None:
     """The dimension is that of the rows, the model what the user declares."""
     tables(database)
