@@ -58,8 +58,12 @@ def body(number: int) -> str:
 async def chunks_of(texts: Sequence[str]) -> list[list[tuple[str, Sequence[float]]]]:
     """What the application's indexer makes of texts: for each, its chunks and their vectors."""
     chunker, embedder = WindowChunker(300, 50), HashingEmbedder(64)
-    pieces = [[chunk.text for chunk in chunker.chunk(text)] for text in texts]
-    return [list(zip(some, await embedder.embed(some), strict=True)) for some in pieces]
+    made = []
+    for text in texts:
+        pieces = [chunk.text for chunk in chunker.chunk(text)]
+        made.append(list(zip(pieces, await embedder.embed(pieces), strict=True)))
+    await trio.lowlevel.checkpoint()
+    return made
 
 
 def make(dsn: str) -> None:

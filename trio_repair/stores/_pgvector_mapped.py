@@ -11,7 +11,7 @@ from ._pgvector_layout import check_identity
 from ._pgvector_table import ChunkSetView, ChunkTable, ChunkTableWriter, chunk_looking, find_chunk_table
 from ._postgres import Server, Session
 from ._postgres_layout import View
-from ._postgres_mapped import MappedStore, SortedView, make_traits
+from ._postgres_mapped import MappedStore, SortedView
 from ._postgres_mapping import ChunkMapping
 from ._postgres_preparing import Preparation, chunk_preparations
 from ._thread import StoreThread
@@ -82,7 +82,7 @@ def chunk_finder(
         view: View = SortedView(server.store, content, looking)
         if mapping.compare == "chunks":
             view = _SetView(server.store, content, table, preparing)
-        traits = make_traits(
+        traits = StoreTraits(
             numbered=table.numbered,
             fence=Fence.STRONG,
             holds_text=mapping.compare == "text",

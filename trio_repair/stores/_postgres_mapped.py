@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-import attrs
-
 from trio_repair import (
     AbsentMeans,
     ContentDefinition,
@@ -157,7 +155,7 @@ def text_finder(
         looking = text_looking(table, content)
         view = View(server.store, content, looking) if served else SortedView(server.store, content, looking)
         graves = table.deleted is not None
-        traits = make_traits(
+        traits = StoreTraits(
             numbered=table.numbered,
             fence=Fence.STRONG,
             holds_text=True,
@@ -170,13 +168,6 @@ def text_finder(
         return kind(server, traits, view, writer, thread=thread, table=table, served=served)
 
     return find
-
-
-def make_traits(*, numbered: bool, **given: Any) -> StoreTraits:
-    """Traits that also say whether versions have numbers, where the core knows of that."""
-    if "numbered" in attrs.fields_dict(StoreTraits):
-        given["numbered"] = numbered
-    return StoreTraits(**given)
 
 
 def refuse_beside(settings: Any, *names: str) -> None:
