@@ -300,12 +300,25 @@ async def test_an_ended_connection_is_made_anew(database: str) -> None:
 async def test_a_failing_statement_leaves_no_transaction(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an error the connection is used again, with nothing of the failed call in it."""
     async with open_postgres_text(database, create=True) as store:
-        monkeypatch.setattr(_postgres_writing, "_BEGIN", "BEGIN; SELECT 1 / 0")
+        monkeypatch.setattr(_postgres_writing, "_BEGIN", ("BEGIN", "SELECT 1 / 0"))
         with pytest.raises(StoreUnavailable):
             await put(store, make_document("a", "one"))
         monkeypatch.undo()
         await put(store, make_document("a", "one"))
         assert 1 == await store.count()
+
+
+async def test_what_fails_among_statements_is_not_logged(database: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The driver's own words on what a failure took along would quote the server's; nothing of them is heard."""
+    async with open_postgres_text(database, create=True) as store:
+        sql(database, f"ALTER TABLE {TABLE} ADD CHECK (text <> 'poison')")
+        answers = await write(store, make_document("a", "good"), make_document("b", "poison"))
+        assert [WriteStatus.LANDED, WriteStatus.REJECTED] == [one.status for one in answers]
+        with pytest.raises(StoreUnavailable), psycopg.connect(database) as other:
+            other.execute(f"LOCK TABLE {TABLE}")
+            async with open_postgres_text(database, lock_timeout=0.05) as impatient:
+                await put(impatient, make_document("c", "text"))
+    assert [] == [one for one in caplog.records if one.name.startswith("psycopg")]
 
 
 # Search.

@@ -324,7 +324,6 @@ class VectorWriter:
         extension = find_extension(session)
         if extension is None:
             raise psycopg.errors.UndefinedObject("pgvector")
-        self._index_first(session, extension)
         kinds = {"doc_id": "text", "ordinal": "integer", "start": "integer", "text": "text"}
         session.execute(
             f"INSERT INTO {self._prefix}chunks (doc_id, ordinal, start, identity, text, embedding)"
@@ -333,23 +332,23 @@ class VectorWriter:
             bound,
         )
 
-    def _index_first(self, session: Session, extension: Extension) -> None:
-        """See that this identity has its index before there are vectors to be sorted into it.
+    def index_first(self, session: Session) -> None:
+        """See that this identity has its index before there are vectors to be sorted into it; not in a transaction.
 
         Who may write may not be the owner, who alone can make an index: then vectors are found without one, slowly.
         """
         if session.known.get("index") == self._key:
             return
+        extension = find_extension(session)
+        if extension is None:
+            raise psycopg.errors.UndefinedObject("pgvector")
         sql = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s)"
         if session.execute(sql, (f"{self._prefix}chunks_hnsw_{self._key}",)).fetchone() is None:
-            session.execute("SAVEPOINT index")
             try:
                 make_index(session, self._prefix, self._identity, extension)
             except psycopg.Error as error:
                 if not is_definite(error):
                     raise
-                session.execute("ROLLBACK TO SAVEPOINT index")
-            session.execute("RELEASE SAVEPOINT index")
         session.known["index"] = self._key
 
 

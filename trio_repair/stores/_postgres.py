@@ -10,8 +10,8 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -181,6 +181,33 @@ class Session:
         """Run a statement, unless nobody waits for the call any more."""
         self.raise_if_abandoned()
         return execute(self.main if connection is None else connection, sql, parameters)
+
+    @contextmanager
+    def pipelined(self) -> Iterator[None]:
+        """Statements on the main connection that do not wait for each other's answers, where libpq can do that.
+
+        An error comes where an answer is asked for, or at the end; what was sent behind the statement that failed was
+        not run. Nothing but single statements may be said in here.
+        """
+        if not psycopg.Pipeline.is_supported():
+            yield
+            return
+        raised: BaseException | None = None
+        try:
+            with self.main.pipeline():
+                try:
+                    yield
+                except BaseException as error:
+                    # The driver would log whatever else failed because of it, and quote the server's words.
+                    raised = error
+        except psycopg.Error:
+            if raised is None:
+                raise
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                del raised  # the error's traceback would keep this frame, and this frame the error
 
     def open_reader(self) -> Connection:
         """A further connection that holds one snapshot until `close_reader`."""

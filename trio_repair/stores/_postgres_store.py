@@ -192,7 +192,7 @@ class PostgresStore:
     async def _change(self, changes: list[Change]) -> Sequence[WriteAnswer]:
         if len({change.doc_id for change in changes}) < len(changes):
             raise InvalidValue("batch", "names a document twice; one call writes each document once")
-        return await self._run(make_changes, self._view, self._writer, changes)
+        return await self._run(self._change_call, changes)
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
         return await self._thread.run(call_server, self._server, work, args)
@@ -202,6 +202,9 @@ class PostgresStore:
     def _open_call(self, session: Session) -> None:
         """See that the tables are there and can be read."""
         self._view.check(session)
+
+    def _change_call(self, session: Session, changes: Sequence[Change]) -> list[WriteAnswer]:
+        return make_changes(session, self._view, self._writer, changes)
 
 
 class RangedPostgresStore(PostgresStore):

@@ -18,7 +18,7 @@ from ._postgres import Session
 from ._postgres_errors import describe, is_definite, is_document_error, may_be_of_document, sqlstate, without_content
 from ._postgres_layout import ABSENT, Put, View, Writer, row_token
 
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL trio_repair.own = 'on'"
+_BEGIN = ("BEGIN ISOLATION LEVEL READ COMMITTED", "SET LOCAL trio_repair.own = 'on'")
 """The setting tells the triggers on our own tables that it is us. Not READ WRITE: whoever makes a server read-only by
 default_transaction_read_only means us too, and a standby refuses these words as something that it does not know."""
 
@@ -62,7 +62,6 @@ def make_changes(session: Session, view: View, writer: Writer, changes: Sequence
     """
     if not changes:
         return []
-    session.execute(_BEGIN)
     # On any exception the transaction is left open, and `Session.end` closes the connection, which undoes it.
     answers, landing = _apply(session, view, writer, changes)
     if not landing:
@@ -89,8 +88,12 @@ def _apply(
 ) -> tuple[list[WriteAnswer], frozenset[int]]:
     """All of a write but its commit: the fence, the rows, and what is then held. Also, which would land."""
     ids = sorted(change.doc_id for change in changes)  # code point order, which is byte order of UTF-8
-    writer.lock(session, ids)
-    rows = view.rows(session, ids)
+    # A statement is run, and takes its snapshot, once the one before it is done: here, once all locks are had.
+    with session.pipelined():
+        for statement in _BEGIN:
+            session.execute(statement)
+        writer.lock(session, ids)
+        rows = view.rows(session, ids)
     passed = {
         index: _Passed(change, change.doc_id in rows)
         for index, change in enumerate(changes)
@@ -136,15 +139,17 @@ def _write_all(
     waiting = [sorted(passed, key=lambda one: one.change.doc_id)] if passed else []
     while waiting:
         some = waiting.pop()
-        session.execute("SAVEPOINT batch")
         try:
-            made = _write_rows(session, writer, some)
-            # Constraints that wait for the commit would fail there, and nobody could tell whose they are.
-            session.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            with session.pipelined():
+                session.execute("SAVEPOINT batch")
+                made = _write_rows(session, writer, some)
+                # Constraints that wait for the commit would fail there, and nobody could tell whose they are.
+                session.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                session.execute("RELEASE SAVEPOINT batch")
         except (psycopg.Error, UnicodeEncodeError, OverflowError) as error:
             if not is_document_error(error) and not may_be_of_document(error):
                 raise
-            session.execute("ROLLBACK TO SAVEPOINT batch")
+            session.execute("ROLLBACK TO SAVEPOINT batch; RELEASE SAVEPOINT batch")
             if len(some) > 1:
                 middle = len(some) // 2
                 waiting += [some[middle:], some[:middle]]
@@ -155,7 +160,6 @@ def _write_all(
                 failed[doc_id] = StoreRejected(store, _refusal(error), doc_id)
         else:
             raced |= made
-        session.execute("RELEASE SAVEPOINT batch")
     if doubtful is not None and len(failed) == len(passed):
         raise doubtful  # not one was taken: it is the tables, not the documents
     return raced, failed

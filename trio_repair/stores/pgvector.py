@@ -24,6 +24,7 @@ from trio_repair import (
     Prepared,
     StoreError,
     StoreTraits,
+    WriteAnswer,
 )
 from trio_repair.abc import Chunker, Embedder
 
@@ -57,6 +58,7 @@ from ._postgres_settings import (
 )
 from ._postgres_store import opened
 from ._postgres_tables import OwnTablesStore, Tables
+from ._postgres_writing import Change
 from ._settings import chunker_setting, embedder_setting, refuse_unknown
 from ._vector_preparing import VectorPreparing
 
@@ -86,7 +88,8 @@ class PgvectorStore(OwnTablesStore):
     ) -> None:
         identity = preparing.identity
         view = View(server.store, tables.content, vector_looking(tables.prefix, identity))
-        super().__init__(server, traits, view, VectorWriter(tables.prefix, identity))
+        self._vectors = VectorWriter(tables.prefix, identity)
+        super().__init__(server, traits, view, self._vectors)
         self._tables = tables
         self._create = create
         self._preparing = preparing
@@ -132,6 +135,11 @@ class PgvectorStore(OwnTablesStore):
             return answer
         refused = check_jsonb(self._name, self._tables.content, document)
         return answer if refused is None else refused
+
+    def _change_call(self, session: Session, changes: Sequence[Change]) -> list[WriteAnswer]:
+        if any(one.prepared is not None and not one.prepared.document.version.deleted for one in changes):
+            self._vectors.index_first(session)
+        return super()._change_call(session, changes)
 
     def _nearest_call(self, session: Session, vector: Vector, limit: int) -> list[NearestHit]:
         extension = find_extension(session)
