@@ -32,6 +32,7 @@ SCHEMA_VERSION: Final = 1
 _SMALLEST_PAGE: Final = 512
 _STEPS_BETWEEN_LOOKS: Final = 100_000
 _CACHE_KB: Final = 2 * 1024
+_SPILL_PAGES: Final = 2048
 _READER_CACHE_KB: Final = 512
 """A scan meets each page once, or a few times in a row."""
 _HEADER_ERRORS: Final = (apsw.NotADBError, apsw.CorruptError)
@@ -210,6 +211,9 @@ class Session:
                 file.load_extensions(connection)
             connection.execute(f"PRAGMA synchronous = {file.synchronous}")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+            # Changed pages may be more. A disk that is full is then told when a batch is committed, in words that can be
+            # understood, and not by a virtual table in the middle of a statement.
+            connection.execute(f"PRAGMA cache_spill = {_SPILL_PAGES}")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA temp_store = MEMORY")
         except BaseException:
