@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import pytest
 from hypothesis import settings
 
 # Virtual time makes examples fast and the wall clock meaningless to them.
@@ -13,9 +12,3 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 # One mutant after another, each with the same few examples; see "Mutation testing" in docs/testing.md.
 settings.register_profile("mutation", deadline=None, derandomize=True, max_examples=15)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: one more than there are processors, because many a test waits for a server or another process."""
-    return (os.cpu_count() or 1) + 1
