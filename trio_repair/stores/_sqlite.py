@@ -211,7 +211,7 @@ class Session:
                 file.load_extensions(connection)
             connection.execute(f"PRAGMA synchronous = {file.synchronous}")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
-            # Changed pages may be more. A disk that is full is then told when a batch is committed, in words that can be
+            # Changed pages may be more. A full disk is then told when a batch is committed, in words that can be
             # understood, and not by a virtual table in the middle of a statement.
             connection.execute(f"PRAGMA cache_spill = {_SPILL_PAGES}")
             connection.execute("PRAGMA trusted_schema = OFF")
