@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import types
 from typing import Any
 
+import psycopg
 import pytest
+import trio
 
 if os.environ.get("CI") != "true":
     pytest.importorskip("psycopg", reason="psycopg is not installed; pip install -e '.[postgres]'")
@@ -19,6 +22,7 @@ from test_postgres_text import Schemas, sql
 from trio_repair import (
     ContentDefinition,
     Document,
+    EmbeddingIdentity,
     InvalidValue,
     Presence,
     StoredDocument,
@@ -26,6 +30,7 @@ from trio_repair import (
     StoreUnavailable,
 )
 from trio_repair.embedding import HashingEmbedder, WindowChunker
+from trio_repair.stores._pgvector_layout import make_index
 from trio_repair.stores.pgvector import open_pgvector, pgvector_from_settings
 from trio_repair.testing import ContractBroken, check_store, make_document
 
@@ -241,3 +246,34 @@ async def test_settings(database: str, tmp_path: Any) -> None:
         with pytest.raises(InvalidValue) as error:
             pgvector_from_settings({"dsn": database, **wrong}, **options)
         assert key == error.value.field
+
+
+async def test_several_make_the_same_store_at_once(database: str) -> None:
+    """As the processes of one service do when they start: all open it, whoever makes extension, tables and index."""
+    embedder = HashingEmbedder(16)
+
+    async def open_it(schema: str) -> None:
+        opener = open_pgvector(database, embedder=embedder, chunker=WindowChunker(), create=True, schema=schema)
+        async with opener as store:
+            assert 0 == await store.count()
+
+    for number in range(5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(open_it, f"made_by_many_{number}")
+
+
+def test_an_index_that_somebody_else_has_made_meanwhile_is_there() -> None:
+    """PostgreSQL's IF NOT EXISTS looks first: the later of two is told of a name that is taken. Other errors go on."""
+    extension = types.SimpleNamespace(indexed=lambda _identity: "vector(16)", prefix="")
+    identity = EmbeddingIdentity(model="m", dimension=16, chunking="c")
+
+    def session(error: Exception):
+        def execute(*_: object) -> None:
+            raise error
+
+        return types.SimpleNamespace(execute=execute)
+
+    make_index(session(psycopg.errors.UniqueViolation()), "s.", identity, extension)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        make_index(session(psycopg.errors.InsufficientPrivilege()), "s.", identity, extension)

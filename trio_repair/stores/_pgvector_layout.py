@@ -7,6 +7,7 @@ dimension or another, needs no other table. What is left of an old identity's in
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -218,10 +219,12 @@ def make_index(session: Session, prefix: str, identity: EmbeddingIdentity, exten
         return
     key = identity_key(identity)
     operators = f"{extension.prefix}{'halfvec' if 'halfvec' in kind else 'vector'}_cosine_ops"
-    session.execute(
-        f"CREATE INDEX IF NOT EXISTS chunks_hnsw_{key} ON {prefix}chunks"
-        f" USING hnsw ((embedding::{kind}) {operators}) WHERE identity = {literal(key)}"
-    )
+    # IF NOT EXISTS looks first: of two that make it at the same moment, one is told that it is there.
+    with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
+        session.execute(
+            f"CREATE INDEX IF NOT EXISTS chunks_hnsw_{key} ON {prefix}chunks"
+            f" USING hnsw ((embedding::{kind}) {operators}) WHERE identity = {literal(key)}"
+        )
 
 
 def vector_looking(prefix: str, identity: EmbeddingIdentity) -> Looking:

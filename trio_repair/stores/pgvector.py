@@ -188,6 +188,8 @@ class PgvectorStore(OwnTablesStore):
         failure: psycopg.Error
         try:
             session.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject):
+            return  # somebody else has made it at the same moment
         except psycopg.Error as error:
             failure = error
         else:
