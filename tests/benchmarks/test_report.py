@@ -138,13 +138,16 @@ def test_a_claim_holds_or_is_missed_by_its_median(median: float, missed: bool) -
 
 def test_figures_of_other_sizes_than_the_claim_names_hold_and_miss_nothing(tmp_path: Path) -> None:
     """A tiny run proves nothing about ten thousand repairs or a million documents."""
-    tiny = copy.deepcopy({name: HAND_MADE[name] for name in ("deadline_lateness", "growth", "simulated_latencies")})
+    tiny = copy.deepcopy(
+        {name: HAND_MADE[name] for name in ("deadline_lateness", "engine_cost", "growth", "simulated_latencies")}
+    )
     tiny["deadline_lateness"]["repairs"] = 100
+    tiny["engine_cost"]["jobs"] = 100
     for work in ("check", "repair"):
         tiny["growth"][work][-1]["documents"] = 20_000
     tiny["simulated_latencies"]["measured"][2]["concurrency"] = 999
     table = _report.markdown(_report.load(write(tmp_path, tiny)))
-    assert 6 == len(figures_of(table))
+    assert 7 == len(figures_of(table))
     assert {""} == {row[4] for row in rows(table)}
 
 
