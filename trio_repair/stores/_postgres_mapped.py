@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -64,7 +65,7 @@ class SortedView(View):
         return [(doc_id, self.observation(rows[doc_id])) for doc_id in ids]
 
 
-class MappedStore(PostgresStore):
+class MappedStore(PostgresStore, abc.ABC):
     """A store on a table of somebody else's."""
 
     comparison: str
@@ -90,8 +91,9 @@ class MappedStore(PostgresStore):
         """
         await self._run(apply, list(preparations))
 
+    @abc.abstractmethod
     def _suggest(self, session: Session) -> list[Preparation]:
-        raise NotImplementedError
+        """What `preparations` says, found out in the store's thread."""
 
 
 class MappedTextStore(MappedStore):
