@@ -381,6 +381,27 @@ async def test_i12_two_writes_of_one_document_are_never_under_way_at_once(autoju
     assert (1 if guarded else 2) == vector.peak_calls
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_i12_a_cache_entry_is_not_removed_beside_a_write_that_goes_on(autojump_clock, monkeypatch, guarded: bool):
+    """Its write is given up, and for once the breaker is not opened for it: no removal beside it. Control: both."""
+    world = World()
+    world.drift()
+    if not guarded:
+        monkeypatch.setattr(Progress, "outstanding", lambda _self: [])
+    hangs = Fault(FaultKind.HANG, "write", times=1)
+    goes_on = Fault(FaultKind.STUCK, "write", times=1, delay=50.0)
+    async with open_repair_engine(world.stores, config(store_call_timeout=1.0, breaker_reset=1.0)) as engine:
+        world.faulty["cache"].add(hangs)
+        await engine.execute_repair_job(job())
+        # From here on it is the document that is suspected, and the breaker stays closed.
+        world.faulty["cache"].add(goes_on)
+        await trio.sleep(5.0)
+        result = await engine.execute_repair_job(job())
+        await trio.sleep(5.0)
+        told = result.step("cache").state
+        assert ((State.UNKNOWN, 1) if guarded else (State.INVALIDATED, None)) == (told, world.number("cache"))
+
+
 # Settle first
 
 

@@ -122,6 +122,10 @@ class CacheRepair:
                 if verdict is not None:
                     return verdict
                 problem = "the entry may be stale" if store.detail is None else store.detail
+                if any(name == "cache" for name, _request in progress.outstanding()):
+                    # The call was given up and goes on: a removal now would be a second write beside it.
+                    progress.warn(f"Cache update warning: cache store: document {plan.doc_id!r}: {problem}")
+                    return True
             else:
                 problem = prepared
             if view.version is None:
