@@ -252,19 +252,19 @@ def test_before_is_the_first_look_and_after_the_last():
     assert (None, DOCUMENT.version, "t1") == (store.before, store.after, store.token)
 
 
-def test_progress_withdraws_what_is_queued_and_names_what_is_under_way():
-    """Queued writes are taken back, one under way is outstanding until it ends."""
+def test_progress_names_what_has_not_ended_and_what_is_under_way():
+    """A queued write is not outstanding; one under way is until it ends."""
     progress = Progress({"text": "strong", "vector": "weak"})
     queued, sent = _write(), _write()
     progress.stores["text"].wrote(queued)
     progress.stores["vector"].wrote(sent)
     queued.queued = sent.was_sent = True
-    progress.withdraw()
-    assert (True, [("vector", sent)]) == (queued.withdrawn, progress.outstanding())
+    assert ((("text", queued), ("vector", sent)), [("vector", sent)]) == (progress.unended(), progress.outstanding())
+    queued.withdraw()
     sent.settle(LANDED)
-    assert [("vector", sent)] == progress.outstanding()
+    assert ((("vector", sent),), [("vector", sent)]) == (progress.unended(), progress.outstanding())
     sent.end()
-    progress.withdraw()
+    assert () == progress.unended()
     assert ([], ("vector",)) == (progress.outstanding(), progress.updated_systems())
     assert [StepState.UNTOUCHED, StepState.APPLIED] == [step.state for step in progress.receipt()]
     assert ["strong", "weak"] == [step.fence for step in progress.receipt()]

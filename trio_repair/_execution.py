@@ -50,7 +50,7 @@ class Repairer:
         tell_phase: PhaseTeller | None = None,
     ) -> None:
         self._batchers = batchers
-        self._critical = {name: batchers[name] for name in CRITICAL_STORES}
+        self._text, self._vector = batchers["text"], batchers["vector"]
         self._policy = policy
         self._config = config
         self._emit = emit
@@ -102,7 +102,7 @@ class Repairer:
         cache_request = None if self._cache is None else self._cache.look(doc_id, cache_gather)
         try:
             views = await self._observe_critical(doc_id, progress)
-            nowhere = not any(view.version for view in views.values())
+            nowhere = views["text"].version is None and views["vector"].version is None
             if nowhere and self._cache is not None and cache_request is not None:
                 # Nowhere, or in the cache alone: only the cache can tell which.
                 await self._cache.see(cache_gather, cache_request, progress, views)
@@ -158,7 +158,8 @@ class Repairer:
         for name, view in views.items():
             progress.stores[name].saw(view)
             progress.stores[name].confirm(progress.version)
-            self._tell_seen(doc_id, name, view)
+            if self._heard:
+                self._tell_seen(doc_id, name, view)
         progress.verified = True
 
     def _settle_first(self, doc_id: str, plan: RepairPlan, progress: Progress) -> Verdict:
@@ -171,8 +172,8 @@ class Repairer:
         return Verdict(RepairOutcome.FAILED, park=self._config.settle)
 
     async def _observe_critical(self, doc_id: str, progress: Progress) -> dict[str, Observation]:
-        gather = Gather(len(self._critical))
-        requests = {name: batcher.observe(doc_id, gather) for name, batcher in self._critical.items()}
+        gather = Gather(2)
+        requests = {"text": self._text.observe(doc_id, gather), "vector": self._vector.observe(doc_id, gather)}
         await progress.answers(gather, requests)
         views: dict[str, Observation] = {}
         failures: list[StoreError] = []
@@ -181,7 +182,8 @@ class Repairer:
             if isinstance(answer, Observation):
                 views[name] = answer
                 progress.stores[name].saw(answer)
-                self._tell_seen(doc_id, name, answer)
+                if self._heard:
+                    self._tell_seen(doc_id, name, answer)
             elif isinstance(answer, StoreError):
                 progress.stores[name].detail = answer.problem
                 failures.append(answer)
@@ -190,8 +192,7 @@ class Repairer:
         return views
 
     def _tell_seen(self, doc_id: str, store: str, view: Observation) -> None:
-        if self._heard:
-            self._emit(EventKind.OBSERVED, doc_id=doc_id, store=store, token=view.token, version=view.version)
+        self._emit(EventKind.OBSERVED, doc_id=doc_id, store=store, token=view.token, version=view.version)
 
     def _decide(
         self, doc_id: str, mission: Mission, views: Mapping[str, Observation], progress: Progress

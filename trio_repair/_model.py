@@ -34,6 +34,9 @@ MAX_VERSION_NUMBER: Final = 2**53 - 1
 class SyncStrategy(enum.Enum):
     """Which copy a repair believes."""
 
+    # Looked up for every job; Enum's own hash is a Python function.
+    __hash__ = object.__hash__
+
     TEXT_SOURCE_OF_TRUTH = "text"
     VECTOR_SOURCE_OF_TRUTH = "vector"
     MOST_RECENT = "most-recent"
@@ -65,6 +68,9 @@ class RepairTrigger(enum.Enum):
 @plain_members
 class RepairOutcome(enum.Enum):
     """How a job ended. Every accepted job ends in exactly one of these."""
+
+    # Looked up for every job; Enum's own hash is a Python function.
+    __hash__ = object.__hash__
 
     REPAIRED = "repaired"
     ALREADY_CONSISTENT = "already-consistent"

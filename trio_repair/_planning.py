@@ -196,14 +196,15 @@ def _most_recent_sources(views: Mapping[str, Observation], version: DocumentVers
 
 def cache_step(view: Observation, version: DocumentVersion | None, policy: Policy) -> CacheStep:
     """What a cache that holds `view` needs once every critical store holds `version`; the text store is the source."""
-    sources = ("text",) if policy.traits["text"].holds_text else ()
-    return _cache_step({"cache": view}, version, sources, policy)
+    return _cache_step(view, version, policy.traits["text"].holds_text, policy)
 
 
 def _cache_step(
-    views: Mapping[str, Observation], version: DocumentVersion | None, sources: tuple[str, ...], policy: Policy
+    cache: Observation | None,
+    version: DocumentVersion | None,
+    has_source: bool,
+    policy: Policy,
 ) -> CacheStep:
-    cache = views.get("cache")
     if cache is None:
         return CacheStep.NONE
     if version is None or version.deleted:
@@ -212,8 +213,8 @@ def _cache_step(
     if is_equal(cache, version, policy.traits["cache"]):
         return CacheStep.NONE
     if cache.presence is Presence.ABSENT:
-        return CacheStep.REFRESH if policy.cache == "fill" and sources else CacheStep.NONE
-    if policy.cache == "invalidate" or not sources:
+        return CacheStep.REFRESH if policy.cache == "fill" and has_source else CacheStep.NONE
+    if policy.cache == "invalidate" or not has_source:
         return CacheStep.INVALIDATE
     return CacheStep.REFRESH
 
@@ -229,15 +230,13 @@ def _plan(
 ) -> RepairPlan:
     """Turn a decision into the writes that it takes."""
     tokens = {name: view.token for name, view in views.items()}
-    version = decision.version
-    lagging = (
-        [name for name in CRITICAL_STORES if not is_equal(views[name], version, policy.traits[name])]
-        if decision.action in (PlanAction.COPY, PlanAction.DELETE)
-        else []
-    )
+    version, traits = decision.version, policy.traits
+    lagging = []
+    if decision.action is PlanAction.COPY or decision.action is PlanAction.DELETE:
+        lagging = [name for name in CRITICAL_STORES if not is_equal(views[name], version, traits[name])]
     if decision.action is PlanAction.COPY and lagging and not sources:
         decision = _manual(views, "no store can give the text of the version that wins")
-    if decision.action in (PlanAction.MANUAL, PlanAction.NOWHERE):
+    if decision.action is PlanAction.MANUAL or decision.action is PlanAction.NOWHERE:
         return RepairPlan(
             doc_id=doc_id,
             strategy=strategy,
@@ -250,22 +249,33 @@ def _plan(
             reason=decision.reason,
             settle_first=False,
         )
-    step = _cache_step(views, version, sources, policy)
+    step = _cache_step(views.get("cache"), version, bool(sources), policy)
     needs_content = (decision.action is PlanAction.COPY and lagging) or step is CacheStep.REFRESH
-    outranked = version is not None and any(rank(_number(views[name])) > rank(version.number) for name in lagging)
+    # A writer that goes from store to store may be between two of them: a person who resolves has seen to that.
+    settle_first = False
+    if strategy is not None and lagging:
+        settle_first = decision.from_absence or _is_outranked(version, [views[name] for name in lagging])
     return RepairPlan(
         doc_id=doc_id,
         strategy=strategy,
         action=decision.action if lagging else PlanAction.NOTHING,
         version=version,
         sources=sources if needs_content else (),
-        writes=tuple(PlannedWrite(store=name, token=tokens[name]) for name in lagging),
+        writes=tuple([PlannedWrite(store=name, token=tokens[name]) for name in lagging]),
         cache_step=step,
         tokens=tokens,
         reason=None,
-        # A writer that goes from store to store may be between two of them: a person who resolves has seen to that.
-        settle_first=strategy is not None and bool(lagging) and (outranked or decision.from_absence),
+        settle_first=settle_first,
     )
+
+
+def _is_outranked(version: DocumentVersion | None, views: list[Observation]) -> bool:
+    """Whether one of these is at a higher number than what was decided."""
+    if version is not None:
+        for view in views:
+            if rank(_number(view)) > rank(version.number):
+                return True
+    return False
 
 
 def _absent_everywhere(views: Mapping[str, Observation]) -> _Decision:
@@ -296,10 +306,10 @@ def plan_repair(
     Raises:
         InvalidValue: a critical store is not among the views.
     """
-    critical = critical_views(views)
+    text, vector = critical_views(views)
     if strategy is SyncStrategy.MANUAL_RESOLUTION:
         return _plan(doc_id, views, strategy, _Decision(PlanAction.MANUAL, reason=MANUAL_REASON), policy)
-    if all(view.presence is Presence.ABSENT for view in critical):
+    if text.presence is Presence.ABSENT and vector.presence is Presence.ABSENT:
         return _plan(doc_id, views, strategy, _absent_everywhere(views), policy)
     if strategy is SyncStrategy.MOST_RECENT:
         return _plan_most_recent(doc_id, views, policy, now)

@@ -7,9 +7,9 @@ from typing import Final
 
 from ._errors import StoreError
 from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
-from ._requests import Request
+from ._requests import Operation, Request
 from ._stepping import Gather
-from ._views import Observation, WriteAnswer
+from ._views import Observation, WriteAnswer, WriteStatus
 
 UNTOLD: Final = "an earlier write of this job got no verdict; what the store holds now is not by it"
 
@@ -72,9 +72,9 @@ class StoreProgress:
         answer = request.answer
         self.learned = answer is not None
         if isinstance(answer, WriteAnswer):
-            if request.landed:
+            if answer.status is WriteStatus.LANDED:
                 self.landed = True
-                self.removed = request.removes
+                self.removed = request.operation is Operation.REMOVE
             if answer.observation is not None:
                 self.saw(answer.observation)
             if answer.error is not None:
@@ -85,11 +85,15 @@ class StoreProgress:
     def confirm(self, version: DocumentVersion | None) -> None:
         """A look after the last write found the store equal to the decision: `version`, or nothing at all."""
         self.confirmed = True
-        if any(request.may_explain(version) for request in self.requests):
-            # What we sent is there, and was not before: it landed.
-            self.landed = True
-        untold = not self.landed and any(request.effect_untold for request in self.requests)
-        self.detail = UNTOLD if untold else None
+        self.detail = None
+        for request in self.requests:
+            if request.may_explain(version):
+                # What we sent is there, and was not before: it landed.
+                self.landed = True
+            elif not self.landed and request.effect_untold:
+                self.detail = UNTOLD
+        if self.landed:
+            self.detail = None
 
     @property
     def state(self) -> StepState:
@@ -162,11 +166,14 @@ class Progress:
             if request.was_sent and not request.ended
         ]
 
-    def withdraw(self) -> None:
-        """Take back every write that was not sent yet."""
-        for store in self.stores.values():
+    def unended(self) -> Sequence[tuple[str, Request]]:
+        """Writes that wait to be sent, or that a store is still working on."""
+        found: Sequence[tuple[str, Request]] = ()
+        for name, store in self.stores.items():
             for request in store.requests:
-                request.withdraw()
+                if not request.ended:
+                    found = (*found, (name, request))
+        return found
 
     def receipt(self) -> tuple[ReceiptStep, ...]:
         """A step for each store, in the order text, vector, cache."""
@@ -193,7 +200,8 @@ class Progress:
     def _learn(self) -> None:
         # One of several jobs may be withdrawn when a store has answered and the repair still waits for another one.
         for store in self.stores.values():
-            store.learn()
+            if not store.learned:
+                store.learn()
 
 
 class ToldProgress(Progress):

@@ -182,18 +182,18 @@ def _contract_problem(operation: Operation, requests: Sequence[Request], answers
     if len(answers) != len(requests):
         return f"{operation.value} answered {len(answers)} of {len(requests)} documents"
     wanted = _ANSWER_TYPES[operation]
+    fields_fit, has_document = _FIELDS_FIT[wanted], wanted in (StoredDocument, Prepared)
     for request, answer in zip(requests, answers, strict=True):
-        if isinstance(answer, StoreError):
-            if not is_whole(answer):
-                return f"{operation.value} answered with a {type(answer).__name__} that was not made by its constructor"
-            continue
-        if not isinstance(answer, wanted):
+        if isinstance(answer, wanted):
+            if not fields_fit(answer):
+                return f"{operation.value} answered with {wanted.__name__} whose fields have wrong types"
+            document = answer.document if has_document else None  # type: ignore[attr-defined] # of these two
+            if document is not None and document.doc_id != request.doc_id:
+                return f"{operation.value} answered for document {document.doc_id!r}, asked for another"
+        elif not isinstance(answer, StoreError):
             return f"{operation.value} answered with {type(answer).__name__}"
-        if not _FIELDS_FIT[wanted](answer):
-            return f"{operation.value} answered with {wanted.__name__} whose fields have wrong types"
-        document = answer.document if isinstance(answer, (StoredDocument, Prepared)) else None
-        if document is not None and document.doc_id != request.doc_id:
-            return f"{operation.value} answered for document {document.doc_id!r}, asked for another"
+        elif not is_whole(answer):
+            return f"{operation.value} answered with a {type(answer).__name__} that was not made by its constructor"
     return None
 
 

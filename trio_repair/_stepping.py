@@ -32,19 +32,20 @@ class Gather:
     **If cancelled:** those of `requests` that are not under way are taken back.
     """
 
-    __slots__ = ("_missing", "_steps", "requests")
+    __slots__ = ("_missing", "requests", "waiter")
 
     def __init__(self, missing: int) -> None:
         self._missing = missing
-        self._steps: Steps[Any] | None = None
+        self.waiter: Steps[Any] | None = None
+        """Whose next step is to be taken when all is answered; None: nobody's."""
         self.requests: Mapping[str, Withdrawable] = _NONE
 
     def one_answered(self) -> None:
         """Called once for each request. The last one takes the next step of whoever waits."""
         self._missing -= 1
-        if self._missing == 0 and self._steps is not None:
-            steps, self._steps = self._steps, None
-            steps.take()
+        if self._missing == 0 and self.waiter is not None:
+            waiter, self.waiter = self.waiter, None
+            waiter.step()
 
     def __await__(self) -> Generator[Gather, None, None]:
         try:
@@ -57,10 +58,6 @@ class Gather:
         finally:
             # They hold this gather: what a repair has done with is freed at once, and not by the garbage collector.
             self.requests = _NONE
-
-    def wake(self, steps: Steps[Any] | None) -> None:
-        """Whose next step is to be taken when all is answered; None: nobody's."""
-        self._steps = steps
 
 
 class Steps(Generic[T]):
@@ -86,7 +83,7 @@ class Steps(Generic[T]):
         except BaseException:
             self._coroutine.close()
             raise
-        self.take()
+        self.step()
         while not self._over:
             self._task = trio.lowlevel.current_task()
             try:
@@ -95,7 +92,7 @@ class Steps(Generic[T]):
                 self._cancelled = False
                 # Cancelled in the middle of its last step, it is over: the cancellation comes at the next checkpoint.
                 if not self._over:
-                    self._step(error)
+                    self.step(error)
             finally:
                 self._task = None
         if self._error is not None:
@@ -105,14 +102,8 @@ class Steps(Generic[T]):
                 self._error = None  # its traceback holds this frame
         return self._value
 
-    def take(self) -> None:
-        """Go on to the next wait, or to the end."""
-        self._step(None)
-        if self._over and self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
-
-    def _step(self, error: BaseException | None) -> None:
+    def step(self, error: BaseException | None = None) -> None:
+        """Go on to the next wait, or to the end; with an error, by raising it."""
         self._waits_for = None
         try:
             gather = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
@@ -123,12 +114,16 @@ class Steps(Generic[T]):
         else:
             self._waits_for = gather
             if not self._cancelled:
-                gather.wake(self)
+                gather.waiter = self
+            return
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         # Perhaps from within a step, by an instrument or by whoever shares the engine's nursery.
         self._task = None
         self._cancelled = True
         if self._waits_for is not None:
-            self._waits_for.wake(None)
+            self._waits_for.waiter = None
         return trio.lowlevel.Abort.SUCCEEDED

@@ -85,8 +85,8 @@ class Supervisor:
         self.accepted = 0
         self.retries = 0
         self.outcomes: Counter[RepairOutcome] = Counter()
-        self._telling = telling
         self._emit = emit
+        self._heard = emit is not unheard
         self._rng = rng
         self._untouched = untouched_receipt(repairer.fences)
         self._nursery: trio.Nursery
@@ -123,7 +123,7 @@ class Supervisor:
         locked_by = self.queue.locked_by(job.doc_id)
         if locked_by is not None:
             self._watch_lock(ticket, locked_by)
-        if self._telling:
+        if self._heard:
             # Told last: an instrument may withdraw the job at once, and finds it complete.
             self._emit(EventKind.ACCEPTED, doc_id=job.doc_id, job=job)
         self.dispatch()
@@ -167,11 +167,12 @@ class Supervisor:
             if deadline is not None:
                 entry.timeout_at = max(now, min(entry.timeout_at, deadline))
             for ticket in entry.tickets:
-                self._stop_timers(ticket)
+                if ticket.timer is not None or ticket.lock_timer is not None:
+                    self._stop_timers(ticket)
             self._attempts += 1
             entry.attempt = self._attempts
             self._nursery.start_soon(self._supervise, entry)
-            if self._telling:
+            if self._heard:
                 # In the step that takes the slot, so that what is told of running repairs and the limit agrees.
                 self._tell_started(entry, now)
         if not self.room.is_set() and len(self.queue) < self.limits.max_queued_jobs:
@@ -219,16 +220,18 @@ class Supervisor:
         entry.overdue = False
         entry.running_seconds += now - entry.started_at
         self.active.remove(entry)
-        if entry.progress is not None:
-            entry.progress.withdraw()
-            if verdict is None:
-                self.repairer.take_in_read_back(entry.doc_id, entry.progress)
-        if self._telling:
+        # As a rule, every store has ended what it was asked, and there is neither anything to take back nor to lock.
+        unended = () if entry.progress is None else entry.progress.unended()
+        for _name, request in unended:
+            request.withdraw()
+        if verdict is None and entry.progress is not None:
+            self.repairer.take_in_read_back(entry.doc_id, entry.progress)
+        if self._heard:
             self._emit(EventKind.ENDED, doc_id=entry.doc_id, attempt=entry.attempt)
         if verdict is None:
             verdict = self._verdict_without_one(entry, failure, timed_out=timed_out)
         # A store may still work on a write of this attempt; until it has ended, nothing else touches the document.
-        outstanding = [] if entry.progress is None else entry.progress.outstanding()
+        outstanding = entry.progress.outstanding() if unended and entry.progress is not None else []
         for name, request in outstanding:
             request.on_ended = self._unlocker(entry.doc_id, name)
         if outstanding:
@@ -375,7 +378,8 @@ class Supervisor:
 
     def _settle(self, ticket: Ticket, verdict: Verdict) -> None:
         """Statistics, instruments, handle: one synchronous act."""
-        self._stop_timers(ticket)
+        if ticket.timer is not None or ticket.lock_timer is not None:
+            self._stop_timers(ticket)
         job, entry = ticket.job, ticket.entry
         started = entry.first_started_at
         progress = entry.progress
@@ -396,7 +400,7 @@ class Supervisor:
         ticket.result = result
         del self.tickets[job.id]
         self.outcomes[verdict.outcome] += 1
-        if self._telling:
+        if self._heard:
             self._emit(EventKind.SETTLED, doc_id=job.doc_id, job=job, result=result)
         if ticket.event is not None:
             ticket.event.set()
