@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+
+import trio
 
 from trio_repair import ContentDefinition, Document, DocumentVersion, StoreError, Stores, Write, WriteStatus
 from trio_repair.abc import Store
@@ -92,3 +94,26 @@ async def build_damaged(folder: Path, count: int, damaged: float) -> list[str]:
             for name, batch in batches.items():
                 await put(stores.by_name[name], batch)
     return found
+
+
+def prepared(root: Path, count: int, damaged: float) -> Path:
+    """A folder with stores as `build_damaged` makes them; built now unless it is there, whole."""
+    folder = root / f"{count}-{damaged:g}"
+    whole = folder / "damaged.txt"  # written last
+    if not whole.exists():
+        print(f"building {count} documents in {folder}", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for half_built in folder.glob("*.db*"):
+            half_built.unlink()
+        found = trio.run(build_damaged, folder, count, damaged)
+        part = folder / "damaged.part"
+        part.write_text("".join(f"{doc_id}\n" for doc_id in found))
+        part.replace(whole)
+    return folder
+
+
+def damaged_ids(folder: Path) -> Iterator[str]:
+    """One by one, so that the list of them is no part of what is measured."""
+    with (folder / "damaged.txt").open() as lines:
+        for line in lines:
+            yield line.rstrip("\n")

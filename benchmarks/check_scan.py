@@ -19,7 +19,7 @@ import apsw
 import trio
 
 from benchmarks import _harness
-from benchmarks._corpus import NAMES, build_damaged, open_stores
+from benchmarks._corpus import NAMES, damaged_ids, open_stores, prepared
 from benchmarks._figures import Finding, Measure, Panel, Shown, Spread
 from trio_repair import AutoRepairConfig, Stores, check
 
@@ -52,23 +52,21 @@ async def run_check(folder: Path, expected: int) -> None:
         assert expected == await count_divergences(await open_stores(stack, folder))
 
 
-def measure(count: int, damaged: float, rounds: int) -> dict[str, Any]:
+def measure(folder: Path, count: int, damaged: float, rounds: int) -> dict[str, Any]:
     """One row of the table."""
-    with tempfile.TemporaryDirectory(prefix="trio-repair-") as directory:
-        folder = Path(directory)
-        expected = len(trio.run(build_damaged, folder, count, damaged))
-        comparison = _harness.interleave(
-            {
-                "read": lambda: _harness.stopwatch(lambda: read_sorted(folder)),
-                "check": lambda: _harness.stopwatch(lambda: trio.run(run_check, folder, expected)),
-            },
-            baseline="read",
-            rounds=rounds,
-        )
-        tracemalloc.start()
-        trio.run(run_check, folder, expected)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+    expected = sum(1 for _ in damaged_ids(folder))
+    comparison = _harness.interleave(
+        {
+            "read": lambda: _harness.stopwatch(lambda: read_sorted(folder)),
+            "check": lambda: _harness.stopwatch(lambda: trio.run(run_check, folder, expected)),
+        },
+        baseline="read",
+        rounds=rounds,
+    )
+    tracemalloc.start()
+    trio.run(run_check, folder, expected)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     ratio = _harness.spread(comparison.ratios("check"))
     per_document = _harness.spread([seconds / count * 1e6 for seconds in comparison.seconds["check"]])
     print(
@@ -92,8 +90,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--documents", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--damaged", type=float, nargs="+", default=[0.0, 0.001, 0.05])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dir", type=Path, help="build the stores here, and use those that are here already")
     options = parser.parse_args(arguments)
-    measured = [measure(count, part, options.rounds) for count in options.documents for part in options.damaged]
+    measured = []
+    for count in options.documents:
+        for part in options.damaged:
+            with tempfile.TemporaryDirectory(prefix="trio-repair-") as temporary:
+                root = Path(temporary) if options.dir is None else options.dir.resolve()
+                measured.append(measure(prepared(root, count, part), count, part, options.rounds))
     figures = {"rounds": options.rounds, "measured": measured}
     print(f"written to {_harness.save('check_scan', figures, prog=parser.prog, options=options)}")
 

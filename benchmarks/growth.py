@@ -20,7 +20,7 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any
 import trio
 
 from benchmarks import _harness
-from benchmarks._corpus import NAMES, build_damaged, open_stores
+from benchmarks._corpus import NAMES, damaged_ids, open_stores, prepared
 from benchmarks._figures import Finding, Limit, Measure, Panel, Shown, Spread
 from benchmarks.check_scan import count_divergences
 from trio_repair import AutoRepairConfig, RepairJob, SyncStrategy, open_repair_engine
@@ -38,29 +38,6 @@ CONCURRENCY = 64
 CLAIMED = (10_000, 1_000_000)
 """From where to where the claim is made."""
 WORKS = ("check", "repair")
-
-
-def prepared(root: Path, count: int, damaged: float) -> Path:
-    """A folder with stores of this size; built now unless it is there, whole."""
-    folder = root / f"{count}-{damaged:g}"
-    whole = folder / "damaged.txt"  # written last
-    if not whole.exists():
-        print(f"building {count} documents in {folder}", flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        for half_built in folder.glob("*.db*"):
-            half_built.unlink()
-        found = trio.run(build_damaged, folder, count, damaged)
-        part = folder / "damaged.part"
-        part.write_text("".join(f"{doc_id}\n" for doc_id in found))
-        part.replace(whole)
-    return folder
-
-
-def damaged_ids(folder: Path) -> Iterator[str]:
-    """One by one, so that the list of them is no part of what is measured."""
-    with (folder / "damaged.txt").open() as lines:
-        for line in lines:
-            yield line.rstrip("\n")
 
 
 async def _check(folder: Path, _repairs: int) -> tuple[int, float]:
