@@ -284,13 +284,13 @@ def test_a_store_file_that_was_cut_short_is_called_so(sound: Path, call: Callabl
 
 
 def test_complaints_speak_to_an_operator(sound: Path, call: Callable[..., Done]) -> None:
-    """No argument of the library's functions is named: an operator has options, and applications make stores."""
+    """No argument of the library's functions is named: an operator has commands and options."""
     (sound / "text.db").unlink()
     missing = call("check", "--dir", sound)
     (sound / "text.db").touch()
     empty = call("check", "--dir", sound)
-    assert "does not exist; look at the path; the application that owns it makes it" in missing.err
-    assert "is empty and not a store; remove it, and let the application that owns the store make it" in empty.err
+    assert "does not exist; look at the path, or make one with: trio-repair create text" in missing.err
+    assert "is empty and not a store; remove it, then: trio-repair create text" in empty.err
     assert "create=" not in missing.err + empty.err
     assert "at least 200" in call("demo", "--help").out
 

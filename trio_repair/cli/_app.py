@@ -17,6 +17,7 @@ from rich import box
 from .. import __version__
 from ._check import run_check
 from ._configuration import FILE_NAME, Configuration, load_configuration, locate
+from ._create import run_create
 from ._dry_run import run_dry
 from ._durations import parse_duration
 from ._ids import IdFile, check_id, check_ids
@@ -402,6 +403,20 @@ async def prepare(*names: str, apply: Flag = False, where: Where = HERE, json: J
         Run it, each store's in one transaction.
     """
     return await run_prepare(where.load(), Output(json=json), names=names, apply=apply)
+
+
+@app.command(help_epilogue=_examples("create --config search.toml", "create --config search.toml vector"))
+async def create(*stores: str, where: Where = HERE, json: Json = False) -> ExitStatus:
+    """Make the stores that are not there, empty: at first, or after one was lost. What is there is left as it is.
+
+    With --json: a line {"type": "store"} for each.
+
+    Parameters
+    ----------
+    stores
+        Which of text, vector and cache; all that the configuration names if none is named.
+    """
+    return await run_create(where.load(), Output(json=json), roles=stores)
 
 
 @app.command(help_epilogue=_examples('search --dir demo "read a file"', "search --dir demo --in cache doc-1"))

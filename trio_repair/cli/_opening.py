@@ -12,7 +12,7 @@ import trio
 from .. import InvalidValue, StoreFileError, Stores, TrioRepairError
 from .._errors import where_raised
 from ..abc import Store
-from ._configuration import Configuration, suggestion
+from ._configuration import Configuration, ConfigurationError, suggestion
 from ._patience import Patience, StoreHung
 from ._status import say
 
@@ -20,10 +20,11 @@ GROUP: Final = "trio_repair.stores"
 """The entry-point group in which kinds of stores are registered."""
 
 _HINTS: Final = {
-    "name an existing store, or open it with create=True": "look at the path; the application that owns it makes it",
-    "then open with create=True": "and let the application that owns the store make it",
+    "name an existing store, or open it with create=True": "look at the path, or make one with: trio-repair create {}",
+    "then open with create=True": "then: trio-repair create {}",
+    "name that of a store, or open with create=True": "name that of a store, or make one with: trio-repair create {}",
 }
-"""What the library tells a programmer to do, and what an operator does instead: this command makes no stores."""
+"""What the library tells a programmer to do, and what an operator does instead."""
 
 
 def _factory(configuration: Configuration, role: str) -> Callable[..., AbstractAsyncContextManager[Store]]:
@@ -53,7 +54,13 @@ def _factory(configuration: Configuration, role: str) -> Callable[..., AbstractA
     raise configuration.error(f"the store {kind!r} cannot be loaded from {entry.value}: {why}", "stores", role, "kind")
 
 
-async def _enter(configuration: Configuration, role: str, stack: AsyncExitStack) -> Store:
+def _to_operators(problem: str, role: str) -> str:
+    for to_programmers, hint in _HINTS.items():
+        problem = problem.replace(to_programmers, hint.format(role))
+    return problem
+
+
+async def _enter(configuration: Configuration, role: str, stack: AsyncExitStack, *, create: bool) -> Store:
     factory = _factory(configuration, role)
     settings = configuration.stores[role]
     try:
@@ -62,16 +69,14 @@ async def _enter(configuration: Configuration, role: str, stack: AsyncExitStack)
             name=role,
             directory=configuration.path.parent,
             content=configuration.engine.content,
-            create=False,
+            create=create,
         )
         return await stack.enter_async_context(opening)
     except InvalidValue as error:
-        raise configuration.error(error.problem, "stores", role, *error.field.split(".")) from error
+        problem = _to_operators(error.problem, role)
+        raise configuration.error(problem, "stores", role, *error.field.split(".")) from error
     except StoreFileError as error:
-        problem = error.problem
-        for to_programmers, to_operators in _HINTS.items():
-            problem = problem.replace(to_programmers, to_operators)
-        raise StoreFileError(error.store, problem) from error
+        raise StoreFileError(error.store, _to_operators(error.problem, role)) from error
     except TrioRepairError:
         raise
     except (Exception, SystemExit):
@@ -82,7 +87,7 @@ async def _enter(configuration: Configuration, role: str, stack: AsyncExitStack)
 
 
 @asynccontextmanager
-async def _open_store(configuration: Configuration, role: str) -> AsyncGenerator[Store, None]:
+async def _open_store(configuration: Configuration, role: str, *, create: bool = False) -> AsyncGenerator[Store, None]:
     """Open a store, with patience for the opening and the closing, not for what lies between."""
     seconds = configuration.engine.store_call_timeout
     failure: BaseException | None = None
@@ -92,7 +97,7 @@ async def _open_store(configuration: Configuration, role: str) -> AsyncGenerator
     with trio.move_on_after(seconds) as scope:
         waiting = Patience(seconds, scope)
         async with AsyncExitStack() as stack:
-            store = await _enter(configuration, role, stack)
+            store = await _enter(configuration, role, stack, create=create)
             waiting.suspend()
             opened = True
             try:
@@ -129,3 +134,25 @@ async def open_stores(configuration: Configuration) -> AsyncGenerator[Stores, No
         for role in configuration.stores:
             opened[role] = await stack.enter_async_context(_open_store(configuration, role))
         yield Stores(**opened)
+
+
+async def create_store(configuration: Configuration, role: str) -> bool:
+    """Make a store, empty, unless it is there.
+
+    Returns:
+        True if it was made.
+
+    Raises:
+        ConfigurationError: its kind or settings are not usable.
+        StoreFileError: its file is foreign or damaged, or cannot be made.
+        StoreUnavailable: it did not answer, or not within `store_call_timeout`.
+
+    **If cancelled:** it may have been made; never in part.
+    """
+    try:
+        async with _open_store(configuration, role):
+            return False
+    except (StoreFileError, ConfigurationError):
+        # Not there, or not usable; if the latter, opening says so once more.
+        async with _open_store(configuration, role, create=True):
+            return True
