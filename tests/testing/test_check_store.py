@@ -339,6 +339,29 @@ class StaleChunks(Right):
         return super()._replace(doc_id, document)
 
 
+class MixedBatchesKeepTails(Right):
+    """A text that becomes shorter in a call in which another one becomes longer keeps its end."""
+
+    def change_nowait(self, writes: Sequence[Write]) -> list[WriteAnswer]:
+        texts = {write.prepared.document.doc_id: write.prepared.document.text or "" for write in writes}
+        held = {doc_id: one.text or "" if (one := self.get_nowait(doc_id)) else "" for doc_id in texts}
+        if any(len(texts[doc_id]) > len(held[doc_id]) > 0 for doc_id in texts):
+            writes = [self._with_tail(write, held[write.prepared.document.doc_id]) for write in writes]
+        return super().change_nowait(writes)
+
+    @staticmethod
+    def _with_tail(write: Write, old: str) -> Write:
+        document = write.prepared.document
+        if document.text is None or len(document.text) >= len(old):
+            return write
+        longer = attrs.evolve(document, text=document.text + old[len(document.text) :])
+        return attrs.evolve(write, prepared=attrs.evolve(write.prepared, document=longer))
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
+        await trio.lowlevel.checkpoint()
+        return self.change_nowait(writes)
+
+
 class MergesMetadata(Right):
     """Metadata keys that a new version lacks survive from the old one."""
 
@@ -956,6 +979,7 @@ WRONG: list[tuple[type[Right], str]] = [
     (TakesAnyDigest, "prepare-proves-digest"),
     (PreparesByWriting, "prepare-has-no-effect"),
     (StaleChunks, "replaced-whole"),
+    (MixedBatchesKeepTails, "replaced-whole"),
     (MergesMetadata, "replaced-whole"),
     (StripsText, "content-round-trip"),
     (RoundsMoments, "version-round-trip"),

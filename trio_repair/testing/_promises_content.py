@@ -176,6 +176,14 @@ async def _replaced_whole(subject: Subject) -> None:
             again = [attrs.evolve(short, doc_id=doc_id) for doc_id in ids]
             await subject.put(*again)
             await subject.require_held(*again)
+    # In one call, some become longer, some shorter, and some stay as long as they were; then the other way round.
+    sizes = {"a": long, "b": "short", "c": long, "d": "short"}
+    for number, turned in enumerate((False, True, False), 10):
+        texts = dict(zip(sizes, reversed(sizes.values()), strict=True)) if turned else sizes
+        mixed = [subject.document(doc_id, text, number=number) for doc_id, text in texts.items()]
+        mixed.append(subject.document("e", long, number=number))
+        await subject.put(*mixed)
+        await subject.require_held(*mixed)
 
 
 async def _bury(subject: Subject, ids: str) -> None:
