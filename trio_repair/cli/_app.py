@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal
 
-import attrs
 import trio
-from cyclopts import App, Parameter, Token
+from cyclopts import App, Parameter
 from cyclopts.help import DefaultFormatter, PanelSpec
 from rich import box
 
 from .. import __version__
 from ._check import run_check
-from ._configuration import FILE_NAME, Configuration, load_configuration, locate
+from ._configuration import FILE_NAME
 from ._create import run_create
 from ._dry_run import run_dry
 from ._durations import parse_duration
 from ._ids import IdFile, check_id, check_ids
 from ._metrics import check_port
+from ._options import (
+    HERE,
+    Flag,
+    Json,
+    Limit,
+    StrategyName,
+    Text,
+    Where,
+    Whole,
+    check_limit,
+    examples,
+    refuse_same_file,
+    refuse_together,
+    seconds,
+    whole_number,
+)
 from ._output import Output
 from ._plan import run_plan
 from ._plan_file import read_plan
@@ -34,8 +46,6 @@ from ._signals import open_interruption
 from ._status import ExitStatus, UsageError
 from ._strategy import chosen_strategy, overridden
 from ._template import write_template
-
-StrategyName: TypeAlias = Literal["text", "vector", "most-recent", "manual"]
 
 _EXAMPLES: Final = """\
 Examples:
@@ -56,46 +66,6 @@ Exit status:
 """
 
 
-@Parameter(name="*")
-@attrs.frozen(kw_only=True)
-class Where:
-    """Which stores."""
-
-    config: Path | None = None
-    """The configuration file (TOML)."""
-    dir: Path | None = None
-    """A directory with a trio-repair.toml; without either option, the current one."""
-
-    def load(self) -> Configuration:
-        """Read the configuration."""
-        return load_configuration(locate(self.config, self.dir))
-
-
-HERE: Final = Where()
-
-Json: TypeAlias = Annotated[
-    bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON lines on stdout.")
-]
-_WHOLE: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
-_MOST_DIGITS: Final = 18
-
-
-def _whole(_type: object, tokens: Sequence[Token]) -> int:
-    """An integer in digits. Left to itself, the parser rounds 1.5, and reads 0x10 and 1_0."""
-    text = tokens[0].value
-    if _WHOLE.fullmatch(text) is None:
-        raise ValueError(f"must be an integer, not {text!r}")
-    if len(text.lstrip("+-")) > _MOST_DIGITS:
-        # More fits no counter, and Python itself refuses numbers of thousands of digits.
-        raise ValueError(f"must be an integer of at most {_MOST_DIGITS} digits")
-    return int(text)
-
-
-Whole: TypeAlias = Annotated[int, Parameter(converter=_whole)]
-Limit: TypeAlias = Annotated[int, Parameter(converter=_whole, help="How many documents to list.")]
-Flag: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False)]
-Text: TypeAlias = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
-
 app = App(
     name="trio-repair",
     version=f"trio-repair {__version__}",
@@ -110,17 +80,7 @@ app = App(
 )
 
 
-def _examples(*lines: str) -> str:
-    return "\n".join(["Examples:\n", *(f"  trio-repair {line}" for line in lines)])
-
-
-def _check_limit(limit: int) -> int:
-    if limit < 0:
-        raise UsageError(f"--limit: must be at least 0, not {limit}")
-    return limit
-
-
-@app.command(help_epilogue=_examples("check --dir demo", "check --config search.toml --json > divergences.jsonl"))
+@app.command(help_epilogue=examples("check --dir demo", "check --config search.toml --json > divergences.jsonl"))
 async def check(
     *, where: Where = HERE, json: Json = False, summary: Flag = False, limit: Limit = 10, after: Text = None
 ) -> ExitStatus:
@@ -137,11 +97,11 @@ async def check(
     """
     if after is not None:
         check_id(after, what="--after")
-    return await run_check(where.load(), Output(json=json), summary=summary, limit=_check_limit(limit), after=after)
+    return await run_check(where.load(), Output(json=json), summary=summary, limit=check_limit(limit), after=after)
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "plan --dir demo --strategy most-recent --out plan.jsonl", "repair --dir demo --plan plan.jsonl"
     )
 )
@@ -168,33 +128,12 @@ async def plan(
         Output(json=json),
         strategy=chosen_strategy(configuration, strategy),
         out=out,
-        limit=_check_limit(limit),
+        limit=check_limit(limit),
     )
 
 
-def _seconds(option: str, text: str | None) -> float | None:
-    return None if text is None else parse_duration(option, text)
-
-
-def _refuse_together(**given: bool) -> None:
-    names = [name for name, is_given in given.items() if is_given]
-    if len(names) > 1:
-        options = " and ".join(
-            f"--{name.replace('_', '-')}" if name != "documents" else "document ids" for name in names
-        )
-        raise UsageError(f"{options} cannot be combined")
-
-
-def _refuse_same_file(receipts: Path | None, **read: Path | None) -> None:
-    """What is read while receipts are written must be another file, by whatever name."""
-    for name, path in read.items():
-        with contextlib.suppress(OSError):  # one of them does not exist, or the next to open it says why it cannot
-            if receipts is not None and path is not None and receipts.samefile(path):
-                raise UsageError(f"--{name.replace('_', '-')} and --receipts are the same file, {receipts}")
-
-
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "repair --dir demo --strategy most-recent --dry-run",
         "repair --dir demo --strategy text doc-1 doc-2",
         "repair --dir demo --ids-file ids.txt --receipts receipts.jsonl",
@@ -205,15 +144,15 @@ async def repair(
     *documents: str,
     strategy: StrategyName | None = None,
     timeout: Text = None,  # noqa: ASYNC109 - an option of the command, not of a coroutine
-    concurrency: Annotated[int | None, Parameter(converter=_whole)] = None,
-    max_retries: Annotated[int | None, Parameter(converter=_whole)] = None,
+    concurrency: Annotated[int | None, Parameter(converter=whole_number)] = None,
+    max_retries: Annotated[int | None, Parameter(converter=whole_number)] = None,
     dry_run: Flag = False,
     plan: Path | None = None,
     ids_file: Text = None,
     max_duration: Text = None,
     allow_mass: Flag = False,
     receipts: Path | None = None,
-    metrics_port: Annotated[int | None, Parameter(converter=_whole)] = None,
+    metrics_port: Annotated[int | None, Parameter(converter=whole_number)] = None,
     where: Where = HERE,
     json: Json = False,
     limit: Limit = 10,
@@ -250,14 +189,14 @@ async def repair(
         Serve metrics for Prometheus on this port of the loopback interface while the run lasts; 0: any free one.
     """
     output = Output(json=json)
-    attempt, whole = _seconds("--timeout", timeout), _seconds("--max-duration", max_duration)
-    _check_limit(limit)
+    attempt, whole = seconds("--timeout", timeout), seconds("--max-duration", max_duration)
+    check_limit(limit)
     port = None if metrics_port is None else check_port(metrics_port)
-    _refuse_together(documents=bool(documents), ids_file=ids_file is not None, plan=plan is not None)
-    _refuse_together(plan=plan is not None, strategy=strategy is not None)
-    _refuse_together(dry_run=dry_run, receipts=receipts is not None)
-    _refuse_together(dry_run=dry_run, metrics_port=metrics_port is not None)
-    _refuse_same_file(receipts, plan=plan, ids_file=None if ids_file is None else Path(ids_file))
+    refuse_together(documents=bool(documents), ids_file=ids_file is not None, plan=plan is not None)
+    refuse_together(plan=plan is not None, strategy=strategy is not None)
+    refuse_together(dry_run=dry_run, receipts=receipts is not None)
+    refuse_together(dry_run=dry_run, metrics_port=metrics_port is not None)
+    refuse_same_file(receipts, plan=plan, ids_file=None if ids_file is None else Path(ids_file))
     configuration = where.load()
     config = overridden(
         configuration.engine,
@@ -308,7 +247,7 @@ async def _open_ids(name: str) -> IdFile | None:
     return None
 
 
-@app.command(help_epilogue=_examples("show --dir demo doc-1", "show --dir demo doc-1 --json > seen.json"))
+@app.command(help_epilogue=examples("show --dir demo doc-1", "show --dir demo doc-1 --json > seen.json"))
 async def show(document: str, /, *, where: Where = HERE, json: Json = False) -> ExitStatus:
     """Show what each store holds of a document, what is wrong with it, and what each strategy would do.
 
@@ -323,7 +262,7 @@ async def show(document: str, /, *, where: Where = HERE, json: Json = False) -> 
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "resolve --dir demo doc-1 --take text", "resolve --dir demo doc-1 --take delete --expected-from seen.json"
     )
 )
@@ -354,14 +293,12 @@ async def resolve(
     """
     doc_id = check_id(document)
     configuration = where.load()
-    config = overridden(configuration.engine, job_timeout_seconds=("--timeout", _seconds("--timeout", timeout)))
+    config = overridden(configuration.engine, job_timeout_seconds=("--timeout", seconds("--timeout", timeout)))
     expected = None if expected_from is None else read_expected(expected_from, doc_id)
     return await run_resolve(configuration, config, Output(json=json), doc_id=doc_id, take=take, expected=expected)
 
 
-@app.command(
-    help_epilogue=_examples("purge --dir demo --older-than 30d --dry-run", "purge --dir demo --older-than 30d")
-)
+@app.command(help_epilogue=examples("purge --dir demo --older-than 30d --dry-run", "purge --dir demo --older-than 30d"))
 async def purge(
     *,
     older_than: Annotated[str, Parameter(allow_leading_hyphen=True)],
@@ -388,7 +325,7 @@ async def purge(
 
 
 @app.command(
-    help_epilogue=_examples("prepare --config search.toml", "prepare --config search.toml text.id-order --apply")
+    help_epilogue=examples("prepare --config search.toml", "prepare --config search.toml text.id-order --apply")
 )
 async def prepare(*names: str, apply: Flag = False, where: Where = HERE, json: Json = False) -> ExitStatus:
     """Show SQL that would make checks of existing tables faster, or their copies comparable. None of it is needed.
@@ -405,7 +342,7 @@ async def prepare(*names: str, apply: Flag = False, where: Where = HERE, json: J
     return await run_prepare(where.load(), Output(json=json), names=names, apply=apply)
 
 
-@app.command(help_epilogue=_examples("create --config search.toml", "create --config search.toml vector"))
+@app.command(help_epilogue=examples("create --config search.toml", "create --config search.toml vector"))
 async def create(*stores: str, where: Where = HERE, json: Json = False) -> ExitStatus:
     """Make the stores that are not there, empty: at first, or after one was lost. What is there is left as it is.
 
@@ -419,7 +356,7 @@ async def create(*stores: str, where: Where = HERE, json: Json = False) -> ExitS
     return await run_create(where.load(), Output(json=json), roles=stores)
 
 
-@app.command(help_epilogue=_examples('search --dir demo "read a file"', "search --dir demo --in cache doc-1"))
+@app.command(help_epilogue=examples('search --dir demo "read a file"', "search --dir demo --in cache doc-1"))
 async def search(
     query: str,
     /,
@@ -449,7 +386,7 @@ async def search(
     return await run_search(where.load(), Output(json=json), query=query, role=in_, limit=limit)
 
 
-@app.command(help_epilogue=_examples("init", "init search.toml"))
+@app.command(help_epilogue=examples("init", "init search.toml"))
 def init(file: Path = Path(FILE_NAME), /) -> ExitStatus:
     """Write a commented configuration file. An existing file is left as it is.
 
@@ -463,11 +400,11 @@ def init(file: Path = Path(FILE_NAME), /) -> ExitStatus:
     return ExitStatus.OK
 
 
-@app.command(help_epilogue=_examples("demo", "demo --dir demo --documents 1000"))
+@app.command(help_epilogue=examples("demo", "demo --dir demo --documents 1000"))
 async def demo(
     *,
     dir: Path | None = None,  # noqa: A002
-    documents: Annotated[int | None, Parameter(converter=_whole)] = None,
+    documents: Annotated[int | None, Parameter(converter=whole_number)] = None,
     seed: Whole = 1,
 ) -> ExitStatus:
     """Make three real stores, damage them, and find and repair the damage before your eyes.
@@ -488,7 +425,7 @@ async def demo(
     return ExitStatus(await run_demo(dir, documents, seed, Output(json=False).out))
 
 
-@app.command(help_epilogue=_examples("simulate --seed 1 --hours 1000", "simulate --runs 500 --hours 2"))
+@app.command(help_epilogue=examples("simulate --seed 1 --hours 1000", "simulate --runs 500 --hours 2"))
 def simulate(
     *,
     seed: Whole = 1,
