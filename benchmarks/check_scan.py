@@ -1,4 +1,7 @@
-"""Claim: a check of all documents takes little more than reading the same stores once, in order.
+"""Claim: a check of 100,000 documents or more takes at most 1.3 times as long as reading the stores once, in order.
+
+That is with 0.1 % of the documents damaged. With few documents, what a check costs once shows, some 20 ms; with more
+damage, what it costs to look at each suspect.
 
 Three SQLite stores hold the same documents, of which given parts are damaged: missing in the vector store, newer in the
 text store, or stale in the cache. Opening the stores is part of the check. The baseline reads id, number, digest and
@@ -13,15 +16,19 @@ import tracemalloc
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import trio
 
 from benchmarks import _harness
 from benchmarks._corpus import NAMES, damaged_ids, open_stores, prepared
-from benchmarks._figures import Finding, Measure, Panel, Shown, Spread
+from benchmarks._figures import Finding, Limit, Measure, Panel, Shown, Spread
 from trio_repair import AutoRepairConfig, Stores, check
+
+_LITTLE: Final = 0.001
+"""The part that is damaged, of 1, and from how many documents on, for the claim."""
+_MANY: Final = 100_000
 
 
 def read_sorted(folder: Path) -> None:
@@ -103,21 +110,28 @@ def main(arguments: list[str]) -> None:
 
 
 def shown(saved: Mapping[str, Any]) -> Shown:
-    """The row in which the check is dearest is the claim; the plots go along the sizes, a line for each damage."""
+    """A row for each size with little damage, and the dearest; the plots go along the sizes, a line for each damage."""
     rows = saved["measured"]
     dearest = max(rows, key=lambda row: row["check_over_read"]["median"])
-    claim = Finding(
-        what=f"a check of {dearest['documents']:,} documents, {dearest['damaged']:,} of them damaged (the dearest)",
-        against="reading id, number and digest of the same rows once",
-        ratio=Spread.of(dearest["check_over_read"]),
-    )
+    told = [row for row in rows if row["damaged_part"] == _LITTLE]
+    limit = Limit(words="at most 1.3 times", high=1.3)
+    findings = [
+        Finding(
+            what=f"a check of {row['documents']:,} documents, {row['damaged']:,} of them damaged"
+            f"{'' if row in told else ' (the dearest)'}",
+            against="reading id, number and digest of the same rows once",
+            ratio=Spread.of(row["check_over_read"]),
+            limit=limit if row in told and row["documents"] >= _MANY else None,
+        )
+        for row in (*told, *([] if dearest in told else [dearest]))
+    ]
 
     def panel(title: str, unit: str, value: Callable[[Mapping[str, Any]], Spread]) -> Panel:
         measures = [Measure(f"{row['damaged_part']:.1%} damaged", value(row), row["documents"]) for row in rows]
         return Panel(title=title, unit=unit, measures=measures, sizes="documents")
 
     return Shown(
-        findings=[claim],
+        findings=findings,
         panels=[
             panel("Check over reading once", "times", lambda row: Spread.of(row["check_over_read"])),
             panel("Time of a document", "µs", lambda row: Spread.of(row["microseconds_per_document"])),

@@ -110,7 +110,22 @@ def test_limits_are_words_of_the_claim(tmp_path: Path) -> None:
             if finding.limit is not None:
                 limited.add(result.name)
                 assert finding.limit.words in result.claim
-    assert set(HAND_MADE) - {"alternatives", "check_scan"} == limited
+    assert set(HAND_MADE) - {"alternatives"} == limited
+
+
+def test_what_a_check_is_claimed_for(tmp_path: Path) -> None:
+    """At most 1.3 times a read of 100,000 or more documents with little damage; of fewer, nothing is claimed."""
+    saved = copy.deepcopy(HAND_MADE["check_scan"])
+
+    def told() -> list[list[str]]:
+        table = _report.markdown(_report.load(write(tmp_path, {"check_scan": saved})))
+        return [row for row in rows(table) if row[0].startswith("a check of")]
+
+    saved["measured"][0]["damaged_part"] = 0.001
+    saved["measured"].append({**saved["measured"][1], "documents": 1_000_000, "check_over_read": spread(1.2)})
+    assert ["", "at most 1.3 times: missed", "at most 1.3 times: holds"] == [row[4] for row in told()]
+    saved["measured"][2]["check_over_read"] = spread(9.0)
+    assert ("", True) == (told()[-1][4], "the dearest" in told()[-1][0])
 
 
 def test_what_memory_is_claimed_for_on_servers(tmp_path: Path) -> None:
