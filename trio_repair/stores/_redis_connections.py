@@ -343,7 +343,9 @@ class Connections:
             except RuntimeError as error:  # the nursery is closed
                 raise StoreUnavailable(self._store, "is closed; open it again") from error
         if scope.cancelled_caught:
-            raise self.unavailable(f"did not let anybody in within {self._connect_timeout:g} s")
+            # A server without TLS takes the beginning of a handshake for an unfinished command, and waits for its end.
+            hint = "" if self._endpoint.tls is None else "; does it speak TLS on this port? (redis:// or rediss://)"
+            raise self.unavailable(f"did not let anybody in within {self._connect_timeout:g} s{hint}")
         self.opened += 1
         return connection
 
