@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
+import pytest
 import trio
 
 from trio_repair.stores._embedding import Embeddings, Failure
@@ -74,3 +76,48 @@ async def test_no_room_keeps_none() -> None:
     for _ in range(2):
         assert [_vector(1)] == await embeddings.embed(["a"])
     assert ["a", "a"] == embedder.asked
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        [0.1, 2.0, -3.5],
+        (0.1, 2, -3.5),
+        array("f", [0.1, 2.0, -3.5]),
+        array("d", [0.1, 2.0, -3.5]),
+        memoryview(array("f", [0.1, 9.0, 2.0, 9.0, -3.5, 9.0]))[::2],
+        memoryview(array("f", [0.1, 2.0, -3.5])).toreadonly(),
+    ],
+    ids=["list", "tuple", "floats", "doubles", "every second float", "read-only"],
+)
+async def test_a_vector_may_come_in_any_sequence_of_numbers(vector: Sequence[float]) -> None:
+    """Whether its memory is copied or its numbers are read one by one, what is kept are the same 32-bit floats."""
+
+    class Given:
+        model, dimension = "given", 3
+
+        async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+            await trio.lowlevel.checkpoint()
+            return [vector for _ in texts]
+
+    assert [array("f", [0.1, 2.0, -3.5]).tobytes()] == await Embeddings(Given()).embed(["a"])
+
+
+async def test_memory_that_holds_no_vector_is_refused() -> None:
+    """Too few numbers, two rows of them, and what is not finite: as it would be refused in a list."""
+    for vector, problem in (
+        (array("f", [1.0, 2.0]), "gave a vector of 2 numbers, not of 3"),
+        (memoryview(bytes(24)).cast("f", [2, 3]), "gave a vector that is not a sequence of numbers"),
+        (array("f", [1.0, 2.0, float("nan")]), "gave a vector with NaN or infinity"),
+    ):
+
+        class Given:
+            model, dimension = "given", 3
+
+            async def embed(self, texts: Sequence[str], vector: Any = vector) -> Any:
+                await trio.lowlevel.checkpoint()
+                return [vector for _ in texts]
+
+        (answer,) = await Embeddings(Given()).embed(["a"])
+        assert isinstance(answer, Failure)
+        assert problem in answer.problem

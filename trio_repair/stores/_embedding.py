@@ -7,7 +7,7 @@ import math
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -151,7 +151,7 @@ class _Work:
 
     def _packed(self, vector: Sequence[float]) -> Vector | Failure:
         try:
-            numbers = array("f", vector)
+            numbers = _floats(vector)
         except (TypeError, ValueError, OverflowError):
             return self._failure("gave a vector that is not a sequence of numbers", transient=False)
         dimension = self.embedder.dimension
@@ -163,3 +163,18 @@ class _Work:
 
     def _failure(self, problem: str, *, transient: bool) -> Failure:
         return Failure(f"the embedder {self.embedder.model!r} {problem}", transient)
+
+
+def _floats(vector: Any) -> array[float]:
+    """The numbers of a vector, as 32-bit floats: copied as they lie in memory where they lie there like that."""
+    try:
+        view = memoryview(vector)
+    except TypeError:
+        return array("f", vector)
+    if view.ndim != 1:
+        raise TypeError("rows of numbers")
+    if view.format != "f" or not view.c_contiguous:
+        return array("f", vector)
+    numbers = array("f")
+    numbers.frombytes(view.cast("B"))
+    return numbers
