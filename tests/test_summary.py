@@ -46,8 +46,11 @@ def test_a_token_or_a_date_is_no_difference():
         (attrs.evolve(LIVE, intact=False), None),
         (LIVE, EMBEDDING),
         (attrs.evolve(LIVE, embedding=attrs.evolve(EMBEDDING, model="other")), EMBEDDING),
+        (attrs.evolve(LIVE, version=DocumentVersion(number=7, digest="")), None),
+        (attrs.evolve(LIVE, version=DocumentVersion(number=7, digest="é" * 64)), None),
+        (attrs.evolve(LIVE, version=DocumentVersion(number=7, digest="0\0 7\0next")), None),
     ],
-    ids=["absent", "damaged", "without vectors", "another model"],
+    ids=["absent", "damaged", "without vectors", "another model", "no digest", "not ASCII", "NUL"],
 )
 def test_what_has_to_be_looked_at_has_none(view: Observation, embedding: EmbeddingIdentity | None):
     """A copy that is not plainly there, whole and of the embedding in use agrees with nothing."""
