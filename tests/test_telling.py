@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -11,12 +11,24 @@ import pytest
 import trio
 from engine_world import World, config, job
 
-from trio_repair import CallEvent, EngineEvent, EventKind, RepairOutcome, RepairPhase, RepairResult, open_repair_engine
+from trio_repair import (
+    CallEvent,
+    EngineEvent,
+    EventKind,
+    Prepared,
+    Removal,
+    RepairOutcome,
+    RepairPhase,
+    RepairResult,
+    Write,
+    open_repair_engine,
+)
 from trio_repair import _execution as execution
 from trio_repair import _telling as telling_module
 from trio_repair._batching import Batcher
 from trio_repair._events import DETAILS
 from trio_repair._telling import Telling
+from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import Fault, FaultKind, RecordingInstrument, make_document
 
 
@@ -131,6 +143,72 @@ async def test_how_a_call_ended(autojump_clock, fault: Fault, detail: str):
     async with open_repair_engine(world.stores, config(store_call_timeout=1.0), instruments=[detailed]) as engine:
         await engine.execute_repair_job(job(max_retries=2))
     assert detail in {event.detail for event in detailed.of(EventKind.CALL_ENDED)}
+
+
+class Slow:
+    """Answers each call with its name and what was asked, a second later."""
+
+    traits = MemoryStore().traits
+    other = "what only this one has"
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in {"observe", "read", "prepare", "write", "remove"}:
+            raise AttributeError(name)
+
+        async def answer(asked: Sequence[Any]) -> Any:
+            await trio.sleep(1.0)
+            return [(name, one) for one in asked]
+
+        return answer
+
+
+PREPARED = Prepared(document=make_document("d", "text"))
+CALLS: dict[str, Any] = {
+    "observe": "d",
+    "read": "d",
+    "prepare": PREPARED.document,
+    "write": Write(prepared=PREPARED, token="t"),
+    "remove": Removal(doc_id="d", token="t"),
+}
+
+
+@pytest.mark.parametrize("hears", [EventKind.CALL_SENT, EventKind.CALL_ENDED])
+@pytest.mark.parametrize("operation", CALLS)
+async def test_what_is_told_of_a_call(autojump_clock, operation: str, hears: EventKind):
+    """Whichever of the two is heard: store, operation, documents, and when; and the answer is the store's."""
+
+    class Hears(RecordingInstrument):
+        also_hears = frozenset({hears})
+
+    await trio.sleep(5.0)
+    listener = Hears()
+    told: Any = Telling([listener]).listening("vector", Slow())  # type: ignore[arg-type] # all of a store that is called
+    await trio.sleep(2.5)
+    asked = CALLS[operation]
+    assert [(operation, asked)] == await getattr(told, operation)([asked])
+    assert (Slow.traits, Slow.other) == (told.traits, told.other)
+    (event,) = listener.events
+    assert isinstance(event, CallEvent)
+    assert (hears, "vector", operation, ("d",)) == (event.kind, event.store, event.operation, event.doc_ids)
+    sent = hears is EventKind.CALL_SENT
+    assert ((2.5, None) if sent else (3.5, 1.0)) == (event.at, event.seconds)
+
+
+async def test_when_a_phase_began(autojump_clock):
+    """In seconds since the opening."""
+
+    class Hears(RecordingInstrument):
+        also_hears = frozenset({EventKind.PHASE})
+
+    await trio.sleep(5.0)
+    listener = Hears()
+    tell = Telling([listener]).phase_teller
+    await trio.sleep(2.5)
+    assert tell is not None
+    tell("d", RepairPhase.WRITE)
+    assert [(EventKind.PHASE, 2.5, "d", "write")] == [
+        (event.kind, event.at, event.doc_id, event.detail) for event in listener.events
+    ]
 
 
 async def test_a_dropped_instrument_hears_no_details(autojump_clock, caplog):
