@@ -400,6 +400,9 @@ async def test_i12_a_cache_entry_is_not_removed_beside_a_write_that_goes_on(auto
         await trio.sleep(5.0)
         told = result.step("cache").state
         assert ((State.UNKNOWN, 1) if guarded else (State.INVALIDATED, None)) == (told, world.number("cache"))
+        if guarded:
+            why = "write did not answer within 1 s"
+            assert (f"Cache update warning: cache store: document 'd': {why}",) == result.warnings
 
 
 # Settle first

@@ -119,10 +119,9 @@ class Telling:
             doc_ids=doc_ids,
         )
         self._tell(sent, self._details[EventKind.CALL_SENT])
-        problem: str | None = "did not return"
+        problem: str | None = None
         try:
             answers = await call()
-            problem = None
         except trio.Cancelled:
             problem = "given up"
             raise
