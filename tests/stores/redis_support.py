@@ -33,7 +33,7 @@ if (reason := _missing()) is not None and os.environ.get("CI") != "true":
 
 from coredis import exceptions  # noqa: E402 - skipped above without it
 
-from trio_repair.stores.redis import RedisCacheStore, open_redis_cache  # noqa: E402
+from trio_repair.stores.redis import RedisCacheStore, open_redis_cache  # noqa: E402 - as above
 
 __all__ = ["exceptions"]
 

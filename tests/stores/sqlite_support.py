@@ -109,7 +109,7 @@ def sql(path: Path, *statements: str) -> list[tuple[Any, ...]]:
     """Run plain SQL as a foreign program does; the rows of the last statement."""
     connection = apsw.Connection(str(path))
     try:
-        connection.enable_load_extension(True)  # noqa: FBT003
+        connection.enable_load_extension(True)  # noqa: FBT003 - the driver takes no keyword
         connection.load_extension(sqlite_vec.loadable_path())
         connection.set_busy_timeout(5000)
         rows: list[tuple[Any, ...]] = []

@@ -205,7 +205,7 @@ async def test_killed_during_calls(tmp_path: Path) -> None:
                 async with trio.open_nursery() as nursery:
                     for worker in range(3):
                         nursery.start_soon(work, worker)
-                    await until(lambda landed=landed: bool(landed))  # type: ignore[misc]
+                    await until(lambda landed=landed: bool(landed))  # type: ignore[misc]  # bound at once, as the loop goes on
                     await trio.sleep(0.03 * turn)
                     mortal.kill()
                 assert landed

@@ -299,7 +299,7 @@ class FailingCommit:
     def execute(self, statement: str, *arguments: Any) -> Any:
         if statement == "COMMIT":
             error = apsw.IOError("disk I/O error")
-            error.extendedresult = self._extended  # type: ignore[attr-defined]
+            error.extendedresult = self._extended  # type: ignore[attr-defined]  # as the driver sets it
             raise error
         return self._connection.execute(statement, *arguments)
 
@@ -314,7 +314,7 @@ async def test_a_commit_that_fails(kind: str, extended: int, tmp_path: Path) -> 
         (held,) = await put(store, make_document("a", "text"))
 
         def spoil(session: Session) -> None:
-            session._main = FailingCommit(session.main, extended)  # type: ignore[assignment]
+            session._main = FailingCommit(session.main, extended)  # type: ignore[assignment]  # stands in for a connection
 
         await store._run(spoil)
         ready = await prepared(store, [make_document("a", "new"), make_document("b", "new")])
