@@ -18,7 +18,8 @@ if os.environ.get("CI") != "true":
 
 import psycopg
 from servers.postgres_server import PASSWORD
-from sqlite_support import look, prepared, put, take_away, write
+from sqlite_support import prepared
+from store_calls import look, put, take_away, write
 from test_postgres_mapped import entries
 from test_postgres_text import sql
 

@@ -20,7 +20,8 @@ if os.environ.get("CI") != "true":
 import psycopg
 import psycopg.conninfo
 from servers.postgres_server import PASSWORD, PostgresServer
-from sqlite_support import look, prepared, put, scan, take_away, write
+from sqlite_support import prepared, scan
+from store_calls import look, put, take_away, write
 
 from trio_repair import (
     ContentDefinition,

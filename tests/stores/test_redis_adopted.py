@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis_support import Caches, fresh, look, put, scan, server, take_away, write, writes_over
+from redis_support import Caches, fresh, scan, server, take_away
 from servers.redis_server import RedisServer
+from store_calls import look, put, write, writes_over
 
 from trio_repair import (
     AutoRepairConfig,

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import trio
-from redis_support import SECRET, Caches, fresh, look, put, scan, server, take_away, until, write, writes_over
+from redis_support import SECRET, Caches, fresh, scan, server, take_away, until
 from servers.redis_server import RedisServer
+from store_calls import look, put, write, writes_over
 
 from trio_repair import (
     AbsentMeans,

@@ -19,7 +19,8 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlite_support import GENEROUS, OPENERS, look, prepared, put, scan, sound, sql, summaries, take_away, whole, write
+from sqlite_support import GENEROUS, OPENERS, prepared, scan, sound, sql, summaries, whole
+from store_calls import look, put, take_away, write
 
 from trio_repair import (
     Document,
@@ -187,7 +188,8 @@ async def test_a_new_file_shares_no_tokens(kind: str, tmp_path: Path) -> None:
 COUNT_UP = """
     import sys, trio
     from pathlib import Path
-    from sqlite_support import OPENERS, look, prepared
+    from sqlite_support import OPENERS, prepared
+    from store_calls import look
     from trio_repair import Write, WriteStatus
     from trio_repair.testing import make_document
     async def main(kind, path, way, times):
@@ -583,7 +585,8 @@ async def test_a_scan_does_not_outlive_its_thread(kind: str, tmp_path: Path) -> 
 WRITE_FOR_EVER = """
     import sys, trio
     from pathlib import Path
-    from sqlite_support import OPENERS, put
+    from sqlite_support import OPENERS
+    from store_calls import put
     from trio_repair.testing import make_document
     async def main(kind, path, first):
         async with OPENERS[kind](path) as store:

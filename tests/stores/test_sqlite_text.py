@@ -9,7 +9,8 @@ import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlite_support import look, put, scan, sound, sql, take_away
+from sqlite_support import scan, sound, sql
+from store_calls import look, put, take_away
 
 from trio_repair import ContentDefinition, Document, InvalidValue, Presence, StoredDocument, StoreRejected
 from trio_repair.stores.sqlite_text import open_sqlite_text, quote_words

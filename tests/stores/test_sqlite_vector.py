@@ -13,7 +13,8 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from sqlite_support import look, prepared, put, scan, sound, sql, summaries, take_away, whole
+from sqlite_support import prepared, scan, sound, sql, summaries, whole
+from store_calls import look, put, take_away
 
 from trio_repair import (
     ContentDefinition,
