@@ -140,7 +140,7 @@ async def test_no_more_tasks_are_started_than_calls_are_needed(autojump_clock):
                 started.append(fn)
                 nursery.start_soon(fn)
 
-        served.batcher.nursery = Counting()  # type: ignore[assignment]
+        served.batcher.nursery = Counting()  # type: ignore[assignment]  # all that is asked of a nursery
         await served.observe(*_ids(100))
         assert 1 == len(started)
 

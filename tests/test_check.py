@@ -670,7 +670,7 @@ def test_a_store_that_cannot_be_read_makes_the_check_incomplete(
     world = Trio(max_batch=2)
     world.fill(20)
     world.put("aaa-missing", into="t")
-    wrapped = {name: Wrapped(store) for name, store in world.stores.by_name.items()}  # type: ignore[arg-type]
+    wrapped = {name: Wrapped(store) for name, store in world.stores.by_name.items()}  # type: ignore[arg-type]  # all are in-memory stores
     wrapped[role] = failing(wrapped[role].inner)
     stores = Stores(**wrapped)
 
@@ -855,7 +855,7 @@ def test_leaving_early_closes_the_scans(monkeypatch: pytest.MonkeyPatch, deliver
     world = Trio(max_batch=2)
     for index in range(100):
         world.put(f"missing-{index:03}", into="t")
-    wrapped = {name: Wrapped(store) for name, store in world.stores.by_name.items()}  # type: ignore[arg-type]
+    wrapped = {name: Wrapped(store) for name, store in world.stores.by_name.items()}  # type: ignore[arg-type]  # all are in-memory stores
 
     async def run() -> None:
         async with check(Stores(**wrapped), AutoRepairConfig(settle=0.0)) as checking:
@@ -955,7 +955,7 @@ def counts(world: Trio, strategy: SyncStrategy, **options: object) -> ChangeCoun
     result: list[ChangeCounts] = []
 
     async def run() -> None:
-        result.append(await count_changes(world.stores, strategy, AutoRepairConfig(**options)))  # type: ignore[arg-type]
+        result.append(await count_changes(world.stores, strategy, AutoRepairConfig(**options)))  # type: ignore[arg-type]  # options of any kind
 
     in_virtual_time(run)
     return result[0]

@@ -128,7 +128,7 @@ def test_divergence_carries_views_and_kinds() -> None:
     assert {DivergenceKind.STALE, DivergenceKind.STALE_CACHE} == divergence.kinds
     assert views == divergence.views
     with pytest.raises(TypeError):
-        divergence.views["text"] = views["vector"]  # type: ignore[index]
+        divergence.views["text"] = views["vector"]  # type: ignore[index]  # wrong on purpose
 
 
 def test_unknown_is_never_absent() -> None:

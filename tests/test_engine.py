@@ -770,8 +770,8 @@ async def _overlaps(world: World, stores: Any, *, locked: bool) -> tuple[int, li
 
     async with _opened(world, stores=attrs.evolve(world.stores, vector=Slow()), store_call_timeout=30.0) as engine:
         if not locked:
-            engine._supervisor.queue.lock = lambda *_given: None  # type: ignore[method-assign]
-            engine._supervisor._unlocker = lambda *_given: lambda: None  # type: ignore[method-assign]
+            engine._supervisor.queue.lock = lambda *_given: None  # type: ignore[method-assign]  # the planted bug
+            engine._supervisor._unlocker = lambda *_given: lambda: None  # type: ignore[method-assign]  # the planted bug
         first = engine.submit_nowait(job(timeout=2.0))
         second = engine.submit_nowait(job(timeout=25.0))
         results = [await first.wait(), await second.wait()]

@@ -1242,7 +1242,7 @@ async def test_what_a_repair_has_done_with_is_freed_at_once(autojump_clock, monk
         real = Progress.answers
 
         def kept(progress: Progress, gather: Gather, requests: Any) -> Any:
-            gather.keeper = requests  # type: ignore[attr-defined]
+            gather.keeper = requests  # type: ignore[attr-defined]  # the planted bug makes a cycle
             return real(progress, gather, requests)
 
         monkeypatch.setattr(Progress, "answers", kept)

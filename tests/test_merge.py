@@ -199,7 +199,7 @@ def test_equal_ranges_are_neither_listed_nor_looked_at(monkeypatch: pytest.Monke
         for damaged in (False, True):
             stores = mixed(world, (True, True, True))
             await count_changes(stores, Strategy.MOST_RECENT)
-            text, vector = stores.text.calls, stores.vector.calls  # type: ignore[attr-defined]
+            text, vector = stores.text.calls, stores.vector.calls  # type: ignore[attr-defined]  # a test store, which counts
             assert [("ranges", 2)] * 6 == [call for call in text if call[0] == "ranges"]
             assert [2, 2, 2, 2, 2, 1] == [size for name, size in vector if name == "digests"]
             assert damaged == any(name in {"listing", "look"} for name, _ in vector)
@@ -311,7 +311,7 @@ def test_a_store_that_breaks_its_word_is_named(
     async def run() -> None:
         with pytest.raises(StoreMisbehaved, match=f"{role} store: .*{message}"):
             await found(stores, AutoRepairConfig(settle=0.0))
-        assert [0, 0, 0] == [store.open for store in stores.by_name.values()]  # type: ignore[attr-defined]
+        assert [0, 0, 0] == [store.open for store in stores.by_name.values()]  # type: ignore[attr-defined]  # as above
 
     in_virtual_time(run)
 
@@ -342,6 +342,6 @@ def test_a_store_that_fails_or_hangs_is_named(call: str, *, hangs: bool, monkeyp
             await found(stores, AutoRepairConfig(store_call_timeout=3.0, settle=0.0))
         assert (role,) == caught.value.stores
         assert trio.current_time() - start <= 4.0
-        assert [0, 0, 0] == [store.open for store in stores.by_name.values()]  # type: ignore[attr-defined]
+        assert [0, 0, 0] == [store.open for store in stores.by_name.values()]  # type: ignore[attr-defined]  # as above
 
     in_virtual_time(run)

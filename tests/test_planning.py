@@ -327,7 +327,7 @@ def test_hlc_numbers_guard_tombstones_from_a_source_of_truth(live: int, tombston
 )
 def test_resolution_table(text: str, vector: str, cache: str | None, choice: str, expected: str) -> None:
     """A person's choice overrides tombstones and numbers, waits for nothing, and uses a number that is held."""
-    plan = plan_resolution("doc", views_of(text, vector, cache), choice, POLICY)  # type: ignore[arg-type]
+    plan = plan_resolution("doc", views_of(text, vector, cache), choice, POLICY)  # type: ignore[arg-type]  # choices are drawn as strings
 
     assert expected == describe(plan)
     assert plan.strategy is None
@@ -535,7 +535,7 @@ def test_unknown_is_never_absent() -> None:
 def test_unknown_choice_is_refused() -> None:
     """A choice is one of three words."""
     with pytest.raises(InvalidValue) as caught:
-        plan_resolution("doc", views_of("L1a", "L1b"), "cache", POLICY)  # type: ignore[arg-type]
+        plan_resolution("doc", views_of("L1a", "L1b"), "cache", POLICY)  # type: ignore[arg-type]  # wrong on purpose
     assert "choice: must be one of 'text', 'vector', 'delete', not 'cache'" == str(caught.value)
 
 
@@ -546,7 +546,7 @@ def test_plan_carries_tokens() -> None:
     assert {"text": "text:L2a", "vector": "vector:L1b", "cache": "cache:L1b"} == plan.tokens
     assert (PlannedWrite(store="vector", token="vector:L1b"),) == plan.writes
     with pytest.raises(TypeError):
-        plan.tokens["text"] = "other"  # type: ignore[index]
+        plan.tokens["text"] = "other"  # type: ignore[index]  # wrong on purpose
 
 
 def test_policy_of_stores_and_config() -> None:
@@ -848,7 +848,7 @@ def test_a_resolution_converges(case: tuple[dict[str, Observation], Policy], cho
     """After a person's choice was carried out, every strategy but MANUAL_RESOLUTION finds nothing left to do."""
     views, policy = case
 
-    plan = plan_resolution("doc", views, choice, policy)  # type: ignore[arg-type]
+    plan = plan_resolution("doc", views, choice, policy)  # type: ignore[arg-type]  # choices are drawn as strings
 
     assert not invented(views, plan, policy)
     assert not plan.settle_first

@@ -108,7 +108,7 @@ LIVE = Observation(presence=Presence.LIVE, token="t", version=PREPARED.document.
         (Operation.WRITE, _spoiled(LANDED, status="landed"), False),
         (Operation.WRITE, _spoiled(LANDED, observation=_spoiled(LIVE, token=5)), False),
         (Operation.WRITE, _spoiled(LANDED, error="no"), False),
-        (Operation.WRITE, WriteAnswer(status=WriteStatus.REJECTED, error="no"), False),  # type: ignore[arg-type]
+        (Operation.WRITE, WriteAnswer(status=WriteStatus.REJECTED, error="no"), False),  # type: ignore[arg-type]  # wrong on purpose
         (Operation.WRITE, WriteAnswer(status=WriteStatus.REJECTED, error=Forgetful()), False),
     ],
 )

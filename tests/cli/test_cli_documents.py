@@ -164,7 +164,7 @@ def held_of(directory: Path, one: str) -> dict[str, str]:
 
     async def look(application: Application) -> dict[str, str]:
         return {
-            name: (await store.observe([one]))[0].presence.value  # type: ignore[union-attr]
+            name: (await store.observe([one]))[0].presence.value  # type: ignore[union-attr]  # no errors here
             for name, store in application.stores.by_name.items()
         }
 

@@ -179,7 +179,7 @@ async def test_the_tap_is_turned_off_while_its_source_waits(autojump_clock: trio
     taken: list[str] = []
 
     async def take(tap: JobTap) -> None:
-        taken.extend([one.doc_id async for one in tap])  # type: ignore[union-attr]
+        taken.extend([one.doc_id async for one in tap])  # type: ignore[union-attr]  # repair jobs, no planned ones
 
     tap = JobTap(endless())
     async with trio.open_nursery() as nursery:
@@ -200,5 +200,5 @@ async def test_a_source_that_ends_was_not_stopped() -> None:
         yield job(1)
 
     tap = JobTap(two())
-    assert ["d0", "d1"] == [one.doc_id async for one in tap]  # type: ignore[union-attr]
+    assert ["d0", "d1"] == [one.doc_id async for one in tap]  # type: ignore[union-attr]  # as above
     assert tap.stopped is None

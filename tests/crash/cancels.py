@@ -150,7 +150,7 @@ class _Storm:
                                 nursery.start_soon(self._cut_one, engine, job)
                         await engine.drain()
                         # Nothing tells of the end of a write that nobody waits for.
-                        while engine.statistics().locked:  # noqa: ASYNC110
+                        while engine.statistics().locked:  # noqa: ASYNC110 - as said above
                             await trio.sleep(0.0005)
                         self._judge(before, heard, witnesses)
                     way = rng.choice(OF_ALL_JOBS)
@@ -162,7 +162,7 @@ class _Storm:
                     for job in jobs:
                         self._cancels(engine, job, way)
                     if way is Way.CLOSED:
-                        raise _Leave  # noqa: TRY301
+                        raise _Leave  # noqa: TRY301 - the way out of the block that is tested
                     host.cancel()
             except _Leave:
                 pass
@@ -170,7 +170,7 @@ class _Storm:
         statistics = engine.statistics()
         self.report.given_up += sum(store.abandoned for store in statistics.stores.values())
         # A thread that was left behind commits or not, and its receipt says that nobody knows.
-        while any(store._thread._stuck for store in self.stores.values()):  # noqa: ASYNC110
+        while any(store._thread._stuck for store in self.stores.values()):  # noqa: ASYNC110 - a thread that was left behind tells nobody
             await trio.sleep(0.001)
         self._judge(before, heard, witnesses)
         if statistics.locked or statistics.active or statistics.queued:

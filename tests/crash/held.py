@@ -78,7 +78,7 @@ class Files:
     def __init__(self, directory: Path) -> None:
         self._connections = {name: apsw.Connection(str(directory / f"{name}.db")) for name in NAMES}
         vector = self._connections["vector"]
-        vector.enable_load_extension(True)  # noqa: FBT003
+        vector.enable_load_extension(True)  # noqa: FBT003 - the driver takes no keyword
         vector.load_extension(sqlite_vec.loadable_path())
         for connection in self._connections.values():
             connection.set_busy_timeout(5000)

@@ -75,7 +75,7 @@ def test_what_it_says_of_itself() -> None:
     assert "HashingEmbedder(256)" == repr(HashingEmbedder())
     for dimension in (0, -1, True, 2.0):
         with pytest.raises(InvalidValue, match="dimension"):
-            HashingEmbedder(dimension)  # type: ignore[arg-type]
+            HashingEmbedder(dimension)  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def test_function_in_a_thread() -> None:

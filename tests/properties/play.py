@@ -194,7 +194,7 @@ class _Play:
             self.engine = engine
             self.policy = Policy.of(stores, scenario.config)
             execute = engine._supervisor.execute
-            engine._supervisor.execute = lambda entry: self._watched(execute, entry)  # type: ignore[method-assign]
+            engine._supervisor.execute = lambda entry: self._watched(execute, entry)  # type: ignore[method-assign]  # watched from outside
             self.log.add(LimitSet, value=engine.limits.max_concurrent_jobs)
             try:
                 for step in scenario.program:

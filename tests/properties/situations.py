@@ -73,7 +73,7 @@ def unanswered(draw: st.DrawFn) -> Scenario:
     """Writes whose verdict is lost or late, and a second job for each document when the first one gives up."""
     kinds = (FaultKind.HANG, FaultKind.HANG_AFTER, FaultKind.ACK_LOST, FaultKind.REQUEST_LOST)
     drawn = draw(calm(ids=IDS[:3], min_docs=3, kinds=kinds, operations=("write", "remove"), for_ever=True))
-    hasty = [attrs.evolve(step, job=attrs.evolve(step.job, timeout=0.1)) for step in drawn.program]  # type: ignore[attr-defined]
+    hasty = [attrs.evolve(step, job=attrs.evolve(step.job, timeout=0.1)) for step in drawn.program]  # type: ignore[attr-defined]  # calm programs only submit
     return attrs.evolve(
         drawn,
         program=(*hasty, *hasty),

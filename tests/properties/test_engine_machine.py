@@ -204,7 +204,7 @@ EngineMachine.TestCase.settings = settings(
 )
 
 
-class TestI01ToI16TheEngineUnderAnyProgram(EngineMachine.TestCase):  # type: ignore[misc,name-defined]
+class TestI01ToI16TheEngineUnderAnyProgram(EngineMachine.TestCase):  # type: ignore[misc,name-defined]  # made by Hypothesis when it is asked for
     """Whatever is asked of an engine, in whatever order, no invariant breaks."""
 
 

@@ -43,7 +43,7 @@ async def _put(store: Store, ids: Sequence[str], number: int) -> None:
     held = await store.observe(ids)
     prepared = await store.prepare([make_document(doc_id, f"the text of {doc_id!r}", number=number) for doc_id in ids])
     answers = await store.write(
-        [Write(prepared=ready, token=view.token) for ready, view in zip(prepared, held, strict=True)]  # type: ignore[union-attr, arg-type]
+        [Write(prepared=ready, token=view.token) for ready, view in zip(prepared, held, strict=True)]  # type: ignore[union-attr, arg-type]  # no errors here
     )
     assert {"landed"} == {answer.status.value for answer in answers}
 

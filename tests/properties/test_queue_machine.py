@@ -178,7 +178,7 @@ class QueueMachine(RuleBasedStateMachine):
 QueueMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
-class TestI12AndI14TheQueueIsItsModel(QueueMachine.TestCase):  # type: ignore[misc,name-defined]
+class TestI12AndI14TheQueueIsItsModel(QueueMachine.TestCase):  # type: ignore[misc,name-defined]  # made by Hypothesis when it is asked for
     """One entry of a document at a time, urgent ones first with aging, equal requests together, nothing lost."""
 
 

@@ -41,7 +41,7 @@ def test_stores_and_what_lies_beside_them_are_private(tmp_path: Path) -> None:
     seen: dict[str, str] = {}
 
     async def work(application: object) -> None:
-        await fill(application)  # type: ignore[arg-type]
+        await fill(application)  # type: ignore[arg-type]  # an application, which the caller makes
         seen.update(modes(tmp_path))
 
     with_stores(tmp_path, work, create=True)

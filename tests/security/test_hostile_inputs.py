@@ -178,8 +178,8 @@ async def _live_through(application: Application, document: Document) -> None:
         for store in stores.by_name.values():
             (stored,) = await store.read([doc_id])
             assert (document.text, dict(document.metadata)) == (
-                stored.document.text,  # type: ignore[union-attr]
-                dict(stored.document.metadata),  # type: ignore[union-attr]
+                stored.document.text,  # type: ignore[union-attr]  # a repaired document is held
+                dict(stored.document.metadata),  # type: ignore[union-attr]  # as above
             )
         assert [] == await _found(application)
         assert (await engine.resolve(doc_id, "delete")).success
@@ -281,7 +281,7 @@ def test_the_indexes_are_whole_after_all_of_that(place: Path) -> None:
         connection.close()
 
     async def search(application: Application) -> Sequence[str]:
-        hits = await application.stores.text.search("neighbour", limit=1000)  # type: ignore[attr-defined]
+        hits = await application.stores.text.search("neighbour", limit=1000)  # type: ignore[attr-defined]  # a text store of SQLite, which can
         return sorted(hit.doc_id for hit in hits)
 
     assert sorted(NEIGHBOURS) == with_stores(place, search)

@@ -236,10 +236,10 @@ class World:
         """Wait until no call is under way on the servers, whoever still waits for it."""
         with trio.fail_after(PATIENCE):
             for proxy in self.proxies.values():
-                while not proxy.is_quiet:  # noqa: ASYNC110
+                while not proxy.is_quiet:  # noqa: ASYNC110 - the proxy tells nobody
                     await trio.sleep(0.01)
             at_work = f"SELECT 1 FROM pg_stat_activity WHERE usename = '{self.name}' AND state <> 'idle'"
-            while self.sql(at_work):  # noqa: ASYNC110
+            while self.sql(at_work):  # noqa: ASYNC110 - the server has no way to tell us
                 await trio.sleep(0.01)
             for _ in range(3):  # whatever lay in its sockets when it went on is read before
                 self.pair.redis.command("PING")

@@ -96,7 +96,7 @@ async def read_only_setting(world: World, round_number: int, task_status: Any = 
             connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
             connection.execute("SELECT pg_reload_conf()")
         with trio.fail_after(10):
-            while world.sql("SHOW default_transaction_read_only") != [("off",)]:  # noqa: ASYNC110
+            while world.sql("SHOW default_transaction_read_only") != [("off",)]:  # noqa: ASYNC110 - the server has no way to tell us
                 await trio.sleep(0.01)
 
 

@@ -138,10 +138,10 @@ class RedisServer:
 
 def _answer(reader: object) -> bytes:
     """One answer: a bulk string without its frame, an array's elements joined by newlines, anything else as it is."""
-    line: bytes = reader.readline().rstrip(b"\r\n")  # type: ignore[attr-defined]
+    line: bytes = reader.readline().rstrip(b"\r\n")  # type: ignore[attr-defined]  # a socket's file
     if line.startswith(b"$"):
         length = int(line[1:])
-        return b"" if length < 0 else reader.read(length + 2)[:-2]  # type: ignore[attr-defined,no-any-return]
+        return b"" if length < 0 else reader.read(length + 2)[:-2]  # type: ignore[attr-defined,no-any-return]  # a socket's file
     if line.startswith(b"*"):
         return b"\n".join(_answer(reader) for _ in range(int(line[1:])))
     return line

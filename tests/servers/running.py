@@ -159,7 +159,7 @@ def judge(
         if doc_id not in OWN:
             continue
         if fault.evicts and not after[doc_id]["cache"].present:
-            result = _without_cache(result)  # noqa: PLW2901
+            result = _without_cache(result)  # noqa: PLW2901 - compared without it
         wrong += differences(result, before[doc_id], after[doc_id], sent.get(doc_id, set()))
         lost += losses(doc_id, before[doc_id], after[doc_id], deletes=goal(doc_id).word is None)
     try:

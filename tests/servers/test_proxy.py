@@ -126,12 +126,12 @@ async def test_what_is_delayed_arrives_although_the_client_has_gone() -> None:
         proxy.on(Strike.DELAY, b"x")
         async with client_of(proxy) as client:
             await client.send_all(b"x")
-            while not proxy.struck:  # noqa: ASYNC110
+            while not proxy.struck:  # noqa: ASYNC110 - the proxy tells nobody
                 await trio.sleep(0.001)
             assert not proxy.is_quiet
             assert b"" == echo.told
         with trio.fail_after(5):
-            while echo.told != b"x":  # noqa: ASYNC110
+            while echo.told != b"x":  # noqa: ASYNC110 - what arrives is told by no event
                 await trio.sleep(0.01)
         assert proxy.is_quiet
 

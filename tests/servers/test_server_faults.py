@@ -32,15 +32,15 @@ if (reason := _missing()) is not None and os.environ.get("CI") != "true":
     pytest.skip(reason, allow_module_level=True)
 
 from trio_repair import EventKind  # noqa: E402 - skipped above without what it needs
-from trio_repair.stores import _postgres_writing  # noqa: E402
-from trio_repair.stores._postgres import Session  # noqa: E402
+from trio_repair.stores import _postgres_writing  # noqa: E402 - as above
+from trio_repair.stores._postgres import Session  # noqa: E402 - as above
 
-from .faults import FAULTS  # noqa: E402
-from .ground import NeverStruck, Pair, World, open_pair  # noqa: E402
-from .outages import NotPossibleHere, kill_redis  # noqa: E402
-from .proxy import Strike  # noqa: E402
-from .reliability import PAGE, with_table  # noqa: E402
-from .running import Fault, Report, suffer  # noqa: E402
+from .faults import FAULTS  # noqa: E402 - as above
+from .ground import NeverStruck, Pair, World, open_pair  # noqa: E402 - as above
+from .outages import NotPossibleHere, kill_redis  # noqa: E402 - as above
+from .proxy import Strike  # noqa: E402 - as above
+from .reliability import PAGE, with_table  # noqa: E402 - as above
+from .running import Fault, Report, suffer  # noqa: E402 - as above
 
 BY_NAME = {fault.name: fault for fault in FAULTS}
 

@@ -16,7 +16,7 @@ DECIDING = (SyncStrategy.MOST_RECENT, SyncStrategy.TEXT_SOURCE_OF_TRUTH, SyncStr
 
 def _disagreements(strategy: SyncStrategy, absent: AbsentMeans, missing_source: str) -> list[str]:
     traits = {name: attrs.evolve(TRAITS[name], absent=absent) for name in CRITICAL}
-    policy = Policy(traits=traits, missing_source=missing_source)  # type: ignore[arg-type]
+    policy = Policy(traits=traits, missing_source=missing_source)  # type: ignore[arg-type]  # one of its two words
     rules = Rules(
         absent=dict.fromkeys(CRITICAL, absent), missing_source=missing_source, hlc=False, skew=1.0, embedding=MODEL
     )

@@ -182,7 +182,7 @@ def test_arguments_that_cannot_be_used_are_named(field: str, arguments: dict[str
 
 def test_the_scheduler_is_left_as_it_was() -> None:
     """The switch and the generator are Trio's again after the block, whatever happened in it."""
-    run: Any = trio._core._run  # type: ignore[attr-defined]
+    run: Any = trio._core._run  # type: ignore[attr-defined]  # private to Trio, and only used here and in the scheduler
     before = (run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate())
     with pytest.raises(ZeroDivisionError), seeded_scheduler(1):
         assert run._ALLOW_DETERMINISTIC_SCHEDULING
@@ -194,7 +194,7 @@ def test_the_scheduler_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("name", ["_r", "_ALLOW_DETERMINISTIC_SCHEDULING"])
 def test_a_trio_that_cannot_be_seeded_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Rather a clear error than seeds that replay something else."""
-    monkeypatch.delattr(trio._core._run, name)  # type: ignore[attr-defined]
+    monkeypatch.delattr(trio._core._run, name)  # type: ignore[attr-defined]  # as above
     with pytest.raises(SimulationUnsupported, match=trio.__version__):
         simulate(1, hours=1)
 

@@ -17,8 +17,9 @@ import trio
 from servers import proxy
 from servers.proxy import Proxy
 from servers.redis_server import RedisServer
+from store_calls import look
 
-from trio_repair import Document, Observation, Prepared, Removal, Write, WriteAnswer, WriteStatus
+from trio_repair import Observation, Removal, WriteAnswer, WriteStatus
 from trio_repair.abc import Store
 
 
@@ -33,7 +34,7 @@ if (reason := _missing()) is not None and os.environ.get("CI") != "true":
 
 from coredis import exceptions  # noqa: E402 - skipped above without it
 
-from trio_repair.stores.redis import RedisCacheStore, open_redis_cache  # noqa: E402
+from trio_repair.stores.redis import RedisCacheStore, open_redis_cache  # noqa: E402 - as above
 
 __all__ = ["exceptions"]
 
@@ -71,36 +72,6 @@ class Caches:
         if "format" in self._options:
             return self._open(key=f"{self.prefix}{{id}}:end")
         return self._open(prefix=self.prefix)
-
-
-async def look(store: Store, doc_id: str) -> Observation:
-    (seen,) = await store.observe([doc_id])
-    assert isinstance(seen, Observation), seen
-    return seen
-
-
-async def writes_over(store: Store, *documents: Document) -> list[Write]:
-    """Writes on the tokens that hold."""
-    ready = [one for one in await store.prepare(documents) if isinstance(one, Prepared)]
-    assert len(documents) == len(ready)
-    seen = await store.observe([one.doc_id for one in documents])
-    tokens = [one.token for one in seen if isinstance(one, Observation)]
-    return [Write(prepared=one, token=token) for one, token in zip(ready, tokens, strict=True)]
-
-
-async def write(store: Store, *documents: Document) -> list[WriteAnswer]:
-    """Write over whatever is held; what the store answers."""
-    return list(await store.write(await writes_over(store, *documents)))
-
-
-async def put(store: Store, *documents: Document) -> list[Observation]:
-    """Write over whatever is held; it must land."""
-    views = []
-    for answer in await write(store, *documents):
-        assert answer.status is WriteStatus.LANDED, answer
-        assert answer.observation is not None
-        views.append(answer.observation)
-    return views
 
 
 async def take_away(store: Store, doc_id: str) -> WriteAnswer:

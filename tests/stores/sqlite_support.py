@@ -11,16 +11,7 @@ from typing import Any
 import apsw
 import sqlite_vec
 
-from trio_repair import (
-    Document,
-    Observation,
-    Prepared,
-    RangeDigest,
-    Removal,
-    Write,
-    WriteAnswer,
-    WriteStatus,
-)
+from trio_repair import Document, Observation, Prepared, RangeDigest
 from trio_repair._summary import summarize
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores._sqlite_store import SqliteStore
@@ -41,40 +32,11 @@ OPENERS: dict[str, Opener] = {
 }
 
 
-async def look(store: SqliteStore, doc_id: str) -> Observation:
-    (seen,) = await store.observe([doc_id])
-    assert isinstance(seen, Observation)
-    return seen
-
-
 async def prepared(store: SqliteStore, documents: Sequence[Document]) -> list[Prepared]:
     answers = await store.prepare(documents)
     for answer in answers:
         assert isinstance(answer, Prepared), answer
     return [answer for answer in answers if isinstance(answer, Prepared)]
-
-
-async def write(store: SqliteStore, *documents: Document) -> list[WriteAnswer]:
-    """Write over whatever is held; what the store answers."""
-    seen = [await look(store, one.doc_id) for one in documents]
-    ready = await prepared(store, documents)
-    writes = [Write(prepared=one, token=held.token) for one, held in zip(ready, seen, strict=True)]
-    return list(await store.write(writes))
-
-
-async def put(store: SqliteStore, *documents: Document) -> list[Observation]:
-    """Write over whatever is held; it must land."""
-    observations = []
-    for answer in await write(store, *documents):
-        assert answer.status is WriteStatus.LANDED, answer
-        assert answer.observation is not None
-        observations.append(answer.observation)
-    return observations
-
-
-async def take_away(store: SqliteStore, doc_id: str) -> None:
-    (answer,) = await store.remove([Removal(doc_id=doc_id, token=(await look(store, doc_id)).token)])
-    assert answer.status is WriteStatus.LANDED
 
 
 async def scan(store: SqliteStore, after: str | None = None) -> list[tuple[str, Observation]]:
@@ -109,7 +71,7 @@ def sql(path: Path, *statements: str) -> list[tuple[Any, ...]]:
     """Run plain SQL as a foreign program does; the rows of the last statement."""
     connection = apsw.Connection(str(path))
     try:
-        connection.enable_load_extension(True)  # noqa: FBT003
+        connection.enable_load_extension(True)  # noqa: FBT003 - the driver takes no keyword
         connection.load_extension(sqlite_vec.loadable_path())
         connection.set_busy_timeout(5000)
         rows: list[tuple[Any, ...]] = []

@@ -17,7 +17,8 @@ import trio
 if importlib.util.find_spec("lancedb") is None and os.environ.get("CI") != "true":
     pytest.skip("lancedb is not installed; pip install -e '.[lancedb]'", allow_module_level=True)
 
-from lancedb_support import look, open_store, put, rows_of, scan, table_of, take_away
+from lancedb_support import open_store, rows_of, table_of
+from store_calls import look, put, scan, take_away
 
 from trio_repair import Document, InvalidValue, Presence, StoredDocument, StoreRejected
 from trio_repair.embedding import HashingEmbedder, WindowChunker
@@ -117,7 +118,7 @@ async def test_hostile_ids(tmp_path: Path) -> None:
         for number, doc_id in enumerate(HOSTILE, 2):
             await put(store, make_document(doc_id, "short", number=number))
         numbers = {doc_id: number for number, doc_id in enumerate(HOSTILE, 2)}
-        assert numbers == {doc_id: view.version.number for doc_id, view in await scan(store)}  # type: ignore[union-attr]
+        assert numbers == {doc_id: view.version.number for doc_id, view in await scan(store)}  # type: ignore[union-attr]  # each is held
         for left, doc_id in reversed(list(enumerate(HOSTILE))):
             await take_away(store, doc_id)
             assert sorted(HOSTILE[:left]) == [found for found, _ in await scan(store)]
@@ -285,4 +286,4 @@ async def test_a_snapshot_is_not_tidied_away(tmp_path: Path, monkeypatch: pytest
                 await put(store, *(make_document(f"{index:04}", f"{number}", number=number) for index in range(3000)))
             got = [entry async for page in pages for entry in page]
         assert [f"{index:04}" for index in range(3000)] == [doc_id for doc_id, _ in got]
-        assert {1} == {view.version.number for _, view in got}  # type: ignore[union-attr]
+        assert {1} == {view.version.number for _, view in got}  # type: ignore[union-attr]  # each is held

@@ -16,7 +16,8 @@ if os.environ.get("CI") != "true":
 
 import psycopg.conninfo
 from servers.postgres_server import PostgresServer
-from sqlite_support import look, put, scan, take_away
+from sqlite_support import scan
+from store_calls import look, put, take_away
 from test_postgres_text import Schemas, sql
 
 from trio_repair import (
@@ -237,7 +238,7 @@ async def test_settings(database: str, tmp_path: Any) -> None:
     options: dict[str, Any] = {"name": "vector", "directory": tmp_path, "content": ContentDefinition(), "create": True}
     settings = {"dsn": database, "embedder": {"dimension": 24}, "chunker": {"size": 100, "overlap": 10}}
     async with pgvector_from_settings(settings, **options) as store:
-        assert 24 == store.traits.embedding.dimension  # type: ignore[union-attr]
+        assert 24 == store.traits.embedding.dimension  # type: ignore[union-attr]  # a vector store has one
     for wrong, key in (
         ({"embedder": {"size": 3}}, "embedder.size"),
         ({"language": "simple"}, "language"),

@@ -18,7 +18,8 @@ if os.environ.get("CI") != "true":
 
 import psycopg
 from servers.postgres_server import PASSWORD
-from sqlite_support import look, prepared, put, take_away, write
+from sqlite_support import prepared
+from store_calls import look, put, take_away, write
 from test_postgres_mapped import entries
 from test_postgres_text import sql
 
@@ -252,7 +253,7 @@ async def test_an_indexer_that_has_not_committed_is_waited_for(database: str) ->
     tables(database)
     table = {**PLAIN, **MODES["text"]}
     settings = {"embedder": HashingEmbedder(16), "chunker": WindowChunker(40, 10), "lock_timeout": 0.2}
-    async with open_pgvector_table(database, table, **settings) as store:  # type: ignore[arg-type]
+    async with open_pgvector_table(database, table, **settings) as store:  # type: ignore[arg-type]  # as a table of options
         (ready,) = await prepared(store, [make_document("a", LONG)])
         absent = await look(store, "a")
         with psycopg.connect(database) as indexer:

@@ -19,7 +19,8 @@ if os.environ.get("CI") != "true":
 
 import psycopg.conninfo
 from servers.postgres_server import PostgresServer
-from sqlite_support import look, put, scan, take_away, write
+from sqlite_support import scan
+from store_calls import look, put, take_away, write
 from test_postgres_text import sql
 
 from trio_repair import (

@@ -20,7 +20,8 @@ if os.environ.get("CI") != "true":
 import psycopg
 import psycopg.conninfo
 from servers.postgres_server import PASSWORD, PostgresServer
-from sqlite_support import look, prepared, put, scan, take_away, write
+from sqlite_support import prepared, scan
+from store_calls import look, put, take_away, write
 
 from trio_repair import (
     ContentDefinition,
@@ -232,7 +233,7 @@ async def test_a_lock_is_waited_for_no_longer_than_said(database: str) -> None:
             other.execute(f"UPDATE {TABLE} SET number = 9")
             with pytest.raises(StoreUnavailable, match="lock_timeout"):
                 await put(store, make_document("a", "two", number=10))
-        assert 9 == (await look(store, "a")).version.number  # type: ignore[union-attr]
+        assert 9 == (await look(store, "a")).version.number  # type: ignore[union-attr]  # it is held
         await put(store, make_document("a", "two", number=10))
 
 
@@ -252,7 +253,7 @@ async def test_a_cancelled_write_is_stopped_on_the_server(postgres: PostgresServ
                 while sql(database, waiting) != [(0,)]:  # noqa: ASYNC110 - it is another process that is waited for
                     await trio.sleep(0.01)
         assert 0 == store.abandoned_threads
-        assert 9 == (await look(store, "a")).version.number  # type: ignore[union-attr]
+        assert 9 == (await look(store, "a")).version.number  # type: ignore[union-attr]  # it is held
 
 
 def database_name(dsn: str) -> str:
@@ -260,7 +261,7 @@ def database_name(dsn: str) -> str:
 
 
 async def cancel_once_it_waits(dsn: str, waiting: str, scope: trio.CancelScope) -> None:
-    while sql(dsn, waiting) == [(0,)]:  # noqa: ASYNC110
+    while sql(dsn, waiting) == [(0,)]:  # noqa: ASYNC110 - the server has no way to tell us
         await trio.sleep(0.01)
     scope.cancel()
 
@@ -336,7 +337,7 @@ async def test_search(database: str) -> None:
         assert "[quick] [brown]" in hit.snippet
         assert [] == list(await store.search("fox & ! ( 'bear \0 \ud800"))
         with pytest.raises(InvalidValue, match="syntax"):
-            await store.search("x", syntax="fts5")  # type: ignore[arg-type]
+            await store.search("x", syntax="fts5")  # type: ignore[arg-type]  # wrong on purpose
     async with open_postgres_text(database, create=True, schema="stems", language="english") as store:
         await put(store, make_document("a", "running foxes"))
         assert ["a"] == [hit.doc_id for hit in await store.search("the fox runs")]
@@ -415,7 +416,7 @@ async def test_a_database_made_read_only_is_left_alone(database: str) -> None:
             "SET default_transaction_read_only = off",
             f"ALTER DATABASE {name} RESET default_transaction_read_only",
         )
-        assert 1 == (await look(store, "a")).version.number  # type: ignore[union-attr]
+        assert 1 == (await look(store, "a")).version.number  # type: ignore[union-attr]  # it is held
         await put(store, make_document("a", "two", number=2))
 
 
@@ -435,7 +436,7 @@ async def test_tables_that_do_not_fit(database: str) -> None:
         ({"statement_timeout": 0}, "statement_timeout", "more than 0"),
     ):
         with pytest.raises(InvalidValue) as error:
-            async with open_postgres_text(database, **options):  # type: ignore[arg-type]
+            async with open_postgres_text(database, **options):  # type: ignore[arg-type]  # a row of the table above
                 pass
         assert field == error.value.field
         assert words in complaint(error.value)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis_support import Caches, fresh, look, put, scan, server, take_away, write, writes_over
+from redis_support import Caches, fresh, scan, server, take_away
 from servers.redis_server import RedisServer
+from store_calls import look, put, write, writes_over
 
 from trio_repair import (
     AutoRepairConfig,
@@ -180,13 +181,13 @@ async def test_digests(server: RedisServer, form: str) -> None:
         parts = server.command("HGETALL", f"{base}a").decode().split("\n")
         return dict(zip(parts[::2], parts[1::2], strict=True))
 
-    async with open_redis_cache(server.url, key=key, format=form, fields=fields) as cache:  # type: ignore[arg-type]
+    async with open_redis_cache(server.url, key=key, format=form, fields=fields) as cache:  # type: ignore[arg-type]  # a parameter of the test
         await put(cache, document)
         assert {"text": "text"} == held()
-    async with open_redis_cache(server.url, key=key, format=form, fields={**fields, "write_digest": True}) as cache:  # type: ignore[arg-type]
+    async with open_redis_cache(server.url, key=key, format=form, fields={**fields, "write_digest": True}) as cache:  # type: ignore[arg-type]  # a parameter of the test
         await put(cache, document)
         assert {"text": "text", "sha256": document.version.digest} == held()
-    async with open_redis_cache(server.url, key=key, format=form, fields=fields) as cache:  # type: ignore[arg-type]
+    async with open_redis_cache(server.url, key=key, format=form, fields=fields) as cache:  # type: ignore[arg-type]  # a parameter of the test
         other = make_document("a", "other", number=None)
         (landed,) = await put(cache, other)
         assert {"text": "other", "sha256": other.version.digest} == held()
@@ -234,7 +235,7 @@ async def test_ids_that_are_documents(server: RedisServer) -> None:
         assert isinstance(odd, StoreRejected)
         (ready,) = await writes_over(cache, make_document("2", "text"))
         (other,) = await cache.prepare([make_document("x", "text")])
-        answers = await cache.write([type(ready)(prepared=other, token=ready.token), ready])  # type: ignore[arg-type]
+        answers = await cache.write([type(ready)(prepared=other, token=ready.token), ready])  # type: ignore[arg-type]  # no errors here
         assert [WriteStatus.REJECTED, WriteStatus.LANDED] == [answer.status for answer in answers]
 
 
@@ -270,7 +271,7 @@ def test_spliced(data: Any) -> None:
     changes = data.draw(st.dictionaries(NAMES, JSON, min_size=1, max_size=3))
 
     def blank() -> str:
-        return data.draw(BLANKS)  # type: ignore[no-any-return]
+        return data.draw(BLANKS)  # type: ignore[no-any-return]  # texts are drawn
 
     def spell(value: Any) -> str:
         return json.dumps(value, ensure_ascii=data.draw(st.booleans()), indent=data.draw(st.sampled_from([None, 1])))

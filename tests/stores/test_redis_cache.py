@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import trio
-from redis_support import SECRET, Caches, fresh, look, put, scan, server, take_away, until, write, writes_over
+from redis_support import SECRET, Caches, fresh, scan, server, take_away, until
 from servers.redis_server import RedisServer
+from store_calls import look, put, write, writes_over
 
 from trio_repair import (
     AbsentMeans,
@@ -157,7 +158,7 @@ async def test_keys_of_another_type_are_left_alone(server: RedisServer) -> None:
         (first, _) = await writes_over(cache, make_document("b", "text"), make_document("a", "text", number=2))
         (listed,) = await cache.prepare([make_document("list", "text")])
         assert not isinstance(listed, StoreRejected)
-        answers = await cache.write([first, type(first)(prepared=listed, token=first.token)])  # type: ignore[arg-type]
+        answers = await cache.write([first, type(first)(prepared=listed, token=first.token)])  # type: ignore[arg-type]  # no errors here
         assert [WriteStatus.LANDED, WriteStatus.REJECTED] == [answer.status for answer in answers]
         assert ["a", "b"] == list(await scan(cache))
         assert 2 == await cache.count()
@@ -233,7 +234,7 @@ async def test_eviction(tmp_path: Path) -> None:
             held = await scan(cache)
             assert 0 < len(held) < len(ids)
             seen = await cache.observe(ids)
-            live = {doc_id for doc_id, one in zip(ids, seen, strict=True) if one.presence is Presence.LIVE}  # type: ignore[union-attr]
+            live = {doc_id for doc_id, one in zip(ids, seen, strict=True) if one.presence is Presence.LIVE}  # type: ignore[union-attr]  # no errors here
             assert set(held) == live
             assert all(view.intact for view in held.values())
             assert len(held) == await cache.count()
@@ -343,4 +344,4 @@ async def test_engine_repairs_with_it(server: RedisServer, tmp_path: Path) -> No
         async with check(stores) as checking:
             assert {"orphan"} == {one.doc_id async for one in checking}
         for doc_id in (*ids[:5], ids[7]):
-            assert await cache.get(doc_id) == (await text.read([doc_id]))[0].document  # type: ignore[union-attr]
+            assert await cache.get(doc_id) == (await text.read([doc_id]))[0].document  # type: ignore[union-attr]  # no errors here

@@ -15,22 +15,9 @@ from typing import Any
 
 import pytest
 import trio
-from redis_support import (
-    SECRET,
-    fresh,
-    look,
-    open_proxy,
-    put,
-    scan,
-    server,
-    statuses,
-    take_away,
-    until,
-    url_of,
-    write,
-    writes_over,
-)
+from redis_support import SECRET, fresh, open_proxy, scan, server, statuses, take_away, until, url_of
 from servers.redis_server import RedisServer
+from store_calls import look, put, write, writes_over
 
 from trio_repair import Document, InvalidValue, Presence, StoredDocument, StoreUnavailable, WriteStatus
 from trio_repair.stores import _redis_entries, _redis_scripts
@@ -205,7 +192,7 @@ async def test_killed_during_calls(tmp_path: Path) -> None:
                 async with trio.open_nursery() as nursery:
                     for worker in range(3):
                         nursery.start_soon(work, worker)
-                    await until(lambda landed=landed: bool(landed))  # type: ignore[misc]
+                    await until(lambda landed=landed: bool(landed))  # type: ignore[misc]  # bound at once, as the loop goes on
                     await trio.sleep(0.03 * turn)
                     mortal.kill()
                 assert landed

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_support import SECRET, exceptions, fresh, put, server
+from redis_support import SECRET, exceptions, fresh, server
 from servers.redis_server import RedisServer
+from store_calls import put
 
 from trio_repair import ContentDefinition, InvalidValue
 from trio_repair.stores._redis_errors import connecting, is_reply, meaning

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlite_support import look, prepared, put, scan, sql, take_away
+from sqlite_support import prepared, scan, sql
+from store_calls import look, put, take_away
 
 from trio_repair import AbsentMeans, Document, InvalidValue, Presence, StoredDocument, Write, WriteStatus
 from trio_repair.stores.sqlite_cache import open_sqlite_cache

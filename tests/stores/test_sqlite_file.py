@@ -18,7 +18,8 @@ from pathlib import Path
 import apsw
 import pytest
 import trio
-from sqlite_support import GENEROUS, OPENERS, look, put, scan, sql, write
+from sqlite_support import GENEROUS, OPENERS, scan, sql
+from store_calls import look, put, write
 
 from trio_repair import (
     ContentDefinition,
@@ -288,7 +289,8 @@ def as_somebody(program: str, *arguments: object) -> str:
 READ_AND_WRITE = """
     import trio
     from pathlib import Path
-    from sqlite_support import OPENERS, look, scan, write
+    from sqlite_support import OPENERS, scan
+    from store_calls import look, write
     from trio_repair import StoreError
     from trio_repair.testing import make_document
     async def main(kind, path):
@@ -404,7 +406,8 @@ async def test_disk_full_by_file_size_limit(kind: str, tmp_path: Path) -> None:
     program = """
         import resource, signal, trio
         from pathlib import Path
-        from sqlite_support import OPENERS, look, put, scan, write
+        from sqlite_support import OPENERS, scan
+        from store_calls import look, put, write
         from trio_repair import StoreUnavailable, WriteStatus
         from trio_repair.testing import make_document
         async def main(kind, path):

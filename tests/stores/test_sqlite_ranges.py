@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from sqlite_support import OPENERS, look, put, scan, sql, summaries
+from sqlite_support import OPENERS, scan, sql, summaries
+from store_calls import look, put
 
 from trio_repair import (
     AutoRepairConfig,

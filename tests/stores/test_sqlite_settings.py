@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlite_support import put
+from store_calls import put
 
 from trio_repair import ContentDefinition, InvalidValue
 from trio_repair.abc import Chunk

@@ -19,7 +19,8 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlite_support import GENEROUS, OPENERS, look, prepared, put, scan, sound, sql, summaries, take_away, whole, write
+from sqlite_support import GENEROUS, OPENERS, prepared, scan, sound, sql, summaries, whole
+from store_calls import look, put, take_away, write
 
 from trio_repair import (
     Document,
@@ -187,7 +188,8 @@ async def test_a_new_file_shares_no_tokens(kind: str, tmp_path: Path) -> None:
 COUNT_UP = """
     import sys, trio
     from pathlib import Path
-    from sqlite_support import OPENERS, look, prepared
+    from sqlite_support import OPENERS, prepared
+    from store_calls import look
     from trio_repair import Write, WriteStatus
     from trio_repair.testing import make_document
     async def main(kind, path, way, times):
@@ -299,7 +301,7 @@ class FailingCommit:
     def execute(self, statement: str, *arguments: Any) -> Any:
         if statement == "COMMIT":
             error = apsw.IOError("disk I/O error")
-            error.extendedresult = self._extended  # type: ignore[attr-defined]
+            error.extendedresult = self._extended  # type: ignore[attr-defined]  # as the driver sets it
             raise error
         return self._connection.execute(statement, *arguments)
 
@@ -314,7 +316,7 @@ async def test_a_commit_that_fails(kind: str, extended: int, tmp_path: Path) -> 
         (held,) = await put(store, make_document("a", "text"))
 
         def spoil(session: Session) -> None:
-            session._main = FailingCommit(session.main, extended)  # type: ignore[assignment]
+            session._main = FailingCommit(session.main, extended)  # type: ignore[assignment]  # stands in for a connection
 
         await store._run(spoil)
         ready = await prepared(store, [make_document("a", "new"), make_document("b", "new")])
@@ -583,7 +585,8 @@ async def test_a_scan_does_not_outlive_its_thread(kind: str, tmp_path: Path) -> 
 WRITE_FOR_EVER = """
     import sys, trio
     from pathlib import Path
-    from sqlite_support import OPENERS, put
+    from sqlite_support import OPENERS
+    from store_calls import put
     from trio_repair.testing import make_document
     async def main(kind, path, first):
         async with OPENERS[kind](path) as store:

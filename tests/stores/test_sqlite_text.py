@@ -9,7 +9,8 @@ import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlite_support import look, put, scan, sound, sql, take_away
+from sqlite_support import scan, sound, sql
+from store_calls import look, put, take_away
 
 from trio_repair import ContentDefinition, Document, InvalidValue, Presence, StoredDocument, StoreRejected
 from trio_repair.stores.sqlite_text import open_sqlite_text, quote_words
@@ -87,10 +88,10 @@ async def test_empty_queries_and_wrong_ones(tmp_path: Path) -> None:
         with pytest.raises(InvalidValue, match="query: FTS5 cannot read it"):
             await store.search("nocolumn: red", syntax="fts5")
         with pytest.raises(InvalidValue, match="syntax: must be 'words' or 'fts5'"):
-            await store.search("red", syntax="sql")  # type: ignore[arg-type]
+            await store.search("red", syntax="sql")  # type: ignore[arg-type]  # wrong on purpose
         for limit in (0, -1, True, 1.5):
             with pytest.raises(InvalidValue, match="limit: must be an int of at least 1"):
-                await store.search("red", limit)  # type: ignore[arg-type]
+                await store.search("red", limit)  # type: ignore[arg-type]  # wrong on purpose
 
 
 # Plain SQL.

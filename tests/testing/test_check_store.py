@@ -665,7 +665,7 @@ class RangesDigestIds(Ranged):
 class RangesLookElsewhere(Ranged):
     """A look gives another token than a scan."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         async def look(self, doc_ids: Sequence[str]) -> list[Observation]:
             return [attrs.evolve(view, token=f"{view.token}'") for view in await super().look(doc_ids)]
 
@@ -673,7 +673,7 @@ class RangesLookElsewhere(Ranged):
 class RangesEndEarly(Ranged):
     """Only the first range is given."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         async def ranges(self, after: str | None, size: int, count: int) -> list[tuple[str, RangeDigest]]:
             return (await super().ranges(after, size, count))[:1] if after is None else []
 
@@ -681,7 +681,7 @@ class RangesEndEarly(Ranged):
 class RangesSkip(Ranged):
     """A range leaves out its first document, as one that takes `after` for the first one's own id."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         def between(self, after: str | None, bound: str | None) -> list[str]:
             return super().between(after, bound)[0 if after is None else 1 :]
 
@@ -689,7 +689,7 @@ class RangesSkip(Ranged):
 class RangesInclude(Ranged):
     """A range includes `after`."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         def between(self, after: str | None, bound: str | None) -> list[str]:
             ids = super().between(after, bound)
             return ids if after not in self.views or not ids else [after, *ids]
@@ -698,7 +698,7 @@ class RangesInclude(Ranged):
 class RangesIgnoreBounds(Ranged):
     """A digest is of a whole page, whatever its bound."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         async def digests(self, after: str | None, bounds: Sequence[str | None], most: int) -> list[RangeDigest | None]:
             return await super().digests(after, [None] * len(bounds), most)
 
@@ -706,7 +706,7 @@ class RangesIgnoreBounds(Ranged):
 class RangesIgnoreOpenEnds(Ranged):
     """The end of a range that is open is taken for nothing."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         async def digests(self, after: str | None, bounds: Sequence[str | None], most: int) -> list[RangeDigest | None]:
             return await super().digests(after, [bound or "" for bound in bounds], most)
 
@@ -714,7 +714,7 @@ class RangesIgnoreOpenEnds(Ranged):
 class RangesListOnce(Ranged):
     """The first page of a listing says that it is all."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         async def listing(self, after: str | None, bound: str | None) -> RangeListing:
             return attrs.evolve(await super().listing(after, bound), more=False)
 
@@ -722,7 +722,7 @@ class RangesListOnce(Ranged):
 class RangesListForEver(Ranged):
     """A listing has always one more page, and it is empty."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         async def listing(self, after: str | None, bound: str | None) -> RangeListing:
             return attrs.evolve(await super().listing(after, bound), more=True)
 
@@ -730,7 +730,7 @@ class RangesListForEver(Ranged):
 class RangesUnsorted(Ranged):
     """Entries come as they lie."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         def entries(self, ids: Sequence[str]) -> bytes:
             return super().entries(sorted(ids, key=lambda doc_id: doc_id[::-1]))
 
@@ -738,7 +738,7 @@ class RangesUnsorted(Ranged):
 class RangesReadLive(Ranged):
     """What is asked later shows what is held later."""
 
-    class snapshot(Snapshot):  # noqa: N801
+    class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
         def between(self, after: str | None, bound: str | None) -> list[str]:
             self.views = self.store.views()
             return super().between(after, bound)
@@ -1301,7 +1301,7 @@ def test_a_store_with_right_ranges_is_right() -> None:
     """Control: true ranges break nothing, and neither do those that leave everything to listings and looks."""
 
     class Lazy(Ranged):
-        class snapshot(Snapshot):  # noqa: N801
+        class snapshot(Snapshot):  # noqa: N801 - called like the method that it is
             async def digests(
                 self, after: str | None, bounds: Sequence[str | None], most: int
             ) -> list[RangeDigest | None]:

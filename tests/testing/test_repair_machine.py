@@ -85,7 +85,7 @@ def test_it_reaches_what_can_happen() -> None:
     events: set[EventKind] = set()
     injected: set[FaultKind] = set()
 
-    class Watched(repair_machine(unreliable)):  # type: ignore[misc]
+    class Watched(repair_machine(unreliable)):  # type: ignore[misc]  # a class that a function made
         async def at_end(self) -> None:
             await super().at_end()
             outcomes.update(event.result.outcome for event in self.events if event.result is not None)
@@ -234,7 +234,7 @@ def test_stores_that_hold_something_already() -> None:
         text.put_nowait(make_document("a", "held before", number=7))
         yield Stores(text=text, vector=MemoryStore("vector"))
 
-    class Watched(repair_machine(filled, doc_ids=["a"])):  # type: ignore[misc]
+    class Watched(repair_machine(filled, doc_ids=["a"])):  # type: ignore[misc]  # a class that a function made
         async def at_end(self) -> None:
             await super().at_end()
             seen.append((await self.world.look("a"))["text"].presence)

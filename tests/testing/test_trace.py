@@ -117,7 +117,7 @@ def _index(events: Events, kind: EventKind, **wanted: object) -> int:
 
 
 def _changed(events: Events, index: int, **changes: object) -> Events:
-    return [*events[:index], attrs.evolve(events[index], **changes), *events[index + 1 :]]  # type: ignore[arg-type]
+    return [*events[:index], attrs.evolve(events[index], **changes), *events[index + 1 :]]  # type: ignore[arg-type]  # fields of any kind
 
 
 def _without(events: Events, index: int) -> Events:
@@ -132,7 +132,7 @@ def _result(events: Events, state: StepState | None = None, **changes: object) -
     if state is not None:
         receipt = tuple(attrs.evolve(step, state=state) if step.store == "vector" else step for step in result.receipt)
         changes["receipt"] = receipt
-    return _changed(events, index, result=attrs.evolve(result, **changes))  # type: ignore[arg-type]
+    return _changed(events, index, result=attrs.evolve(result, **changes))  # type: ignore[arg-type]  # fields of any kind
 
 
 def _unseen_token() -> Events:
@@ -176,7 +176,7 @@ def _second_repair_beside(attempt: int = 2) -> Events:
     started = _index(ONE, K.STARTED)
     other = attrs.evolve(job(id="two"), doc_id="d")
     accepted = attrs.evolve(ONE[0], job=other)
-    settled = attrs.evolve(ONE[-1], job=other, result=attrs.evolve(ONE[-1].result, job_id="two"))  # type: ignore[arg-type]
+    settled = attrs.evolve(ONE[-1], job=other, result=attrs.evolve(ONE[-1].result, job_id="two"))  # type: ignore[arg-type]  # a settled event has one
     again = attrs.evolve(ONE[started], job=other, attempt=attempt)
     return [*ONE[: started + 1], accepted, again, *ONE[started + 1 :], settled]
 

@@ -21,11 +21,12 @@ import attrs
 
 from trio_repair import StoreUnavailable
 
-from ._directory import StoreDirectory, check_label, identity, open_private
+from ._directory import StoreDirectory, check_label, open_private
+from ._directory_errors import LOCK_BUSY, LOCK_SECONDS, CommitInDoubt, DriverFailed
+from ._directory_session import DirectorySession, SpooledSnapshot
 from ._lancedb_directory import COMMON, LOCK, SCHEMA, TABLE, VECTOR, connect, dimensions, vector_field
-from ._lancedb_errors import LOCK_BUSY, LOCK_SECONDS, DriverFailed, driver_errors
+from ._lancedb_errors import driver_errors
 from ._spool import Spool
-from ._thread import Call
 
 logger = logging.getLogger("trio_repair.stores")
 
@@ -42,55 +43,36 @@ _KEPT: Final = timedelta(seconds=10)
 
 
 @attrs.define(eq=False)
-class Snapshot:
-    """One moment of the table, and the spool that a scan of it fills."""
+class Snapshot(SpooledSnapshot):
+    """One moment of the table."""
 
     batches: Iterator[Any] | None
     """Of the rows that are not spooled yet; None at the end."""
-    spool: Spool
+
+    @property
+    def filled(self) -> bool:
+        return self.batches is None
+
+    def close(self) -> None:
+        self.batches = None
+        super().close()
 
 
-class Session:
-    """The open table of one store thread, and the lock that goes with it.
+class Session(DirectorySession[Snapshot]):
+    """The open table of one store thread."""
 
-    The lock is held from the first use until `close`: whatever is looked at here is changed by nobody else before it is
-    written here.
-    """
+    lock_name = LOCK
 
     def __init__(self, directory: StoreDirectory) -> None:
-        self.directory = directory
-        self.store = directory.store
-        self.salt = 0
-        """Drawn anew for each session, and part of every token: none comes back, not even from a restored copy."""
-        self.call: Call[Session] | None = None
+        super().__init__(directory)
         self._table: Any = None
         self._lock: int | None = None
-        self._identity: object = None
         self._version = 0
-        self._snapshots: set[Snapshot] = set()
         # Since the table was made small.
         self._commits = 0
         self._written = 0
 
-    def begin(self, call: Call[Session]) -> None:
-        """Start a call: directory and lock must still be those that were opened.
-
-        Raises:
-            StoreUnavailable: they were removed or replaced.
-        """
-        self.call = call
-        if self._table is not None and self._identity != identity(self.directory.path, LOCK):
-            # What is written now would go to a directory that somebody else may have locked.
-            self.close()
-            problem = f"{self.directory.path} or the lock in it was removed or replaced while it was open"
-            raise StoreUnavailable(self.store, problem)
-
     def open(self) -> None:
-        """Lock the table and look into it, unless that is done.
-
-        Raises:
-            StoreFileError: the directory is not one of ours, is damaged, or somebody else holds the lock.
-        """
         if self._table is not None:
             return
         check_label(self.directory)
@@ -108,7 +90,7 @@ class Session:
         except BaseException:
             os.close(lock)
             raise
-        self._identity = identity(self.directory.path, LOCK)
+        self._identity = self._seen()
         self.salt = secrets.randbits(63)
         self._table, self._lock, self._version, self._written = table, lock, version, 0
 
@@ -191,9 +173,9 @@ class Session:
         """
         if self._table is None or self._commits < _TIDY_COMMITS:
             return
-        if self._identity != identity(self.directory.path, LOCK):
+        if self._identity != self._seen():
             return  # the next call will say so
-        if any(snapshot.batches is not None for snapshot in self._snapshots):
+        if any(not snapshot.filled for snapshot in self._snapshots):
             return
         try:
             with driver_errors():
@@ -208,37 +190,18 @@ class Session:
         self._commits = self._written = 0
 
     def open_snapshot(self, after: str | None) -> Snapshot:
-        """The present moment, until `close_snapshot`."""
         spool = Spool(after)
         try:
             batches = iter(self.look(None).to_batches(1000))
         except BaseException:
             spool.close()
             raise
-        snapshot = Snapshot(batches, spool)
+        snapshot = Snapshot(spool, batches)
         self._snapshots.add(snapshot)
         return snapshot
 
-    def use_snapshot(self, snapshot: Snapshot) -> None:
-        """Go on with a snapshot.
-
-        Raises:
-            StoreUnavailable: it belongs to a thread that was left behind, or the table was closed since.
-        """
-        if snapshot not in self._snapshots:
-            raise StoreUnavailable(self.store, "the snapshot of a scan was lost; start the scan again")
-
-    def close_snapshot(self, snapshot: Snapshot) -> None:
-        """Let a snapshot go, if it is still held."""
-        if snapshot in self._snapshots:
-            self._snapshots.discard(snapshot)
-            snapshot.batches = None
-            snapshot.spool.close()
-
     def close(self) -> None:
-        """Close the table and give up the lock; the next use opens it again."""
-        for snapshot in list(self._snapshots):
-            self.close_snapshot(snapshot)
+        super().close()
         table, self._table = self._table, None
         lock, self._lock = self._lock, None
         if table is not None:
@@ -246,11 +209,6 @@ class Session:
                 table.close()
         if lock is not None:
             os.close(lock)
-
-    def raise_if_abandoned(self) -> None:
-        """Stop if nobody waits for the call under way."""
-        if self.call is not None:
-            self.call.raise_if_abandoned()
 
     def _take_lock(self) -> int:
         path = self.directory.path / LOCK
@@ -275,14 +233,6 @@ class Session:
         except BaseException:
             os.close(lock)
             raise
-
-
-class CommitInDoubt(Exception):
-    """A commit failed, and may have landed all the same."""
-
-    def __init__(self, error: StoreUnavailable) -> None:
-        super().__init__(error.problem)
-        self.error = error
 
 
 def quoted(doc_ids: Sequence[str]) -> str:

@@ -11,7 +11,8 @@ import pyarrow as pa
 from lancedb.index import BTree
 
 from ._directory import DirectoryKind, StoreDirectory, open_private
-from ._lancedb_errors import DriverFailed, driver_errors
+from ._directory_errors import DriverFailed
+from ._lancedb_errors import driver_errors
 
 TABLE: Final = "documents"
 LOCK: Final = "writer.lock"

@@ -28,27 +28,17 @@ from trio_repair import (
 )
 from trio_repair.embedding import rebuild_text
 
+from ._directory_errors import CommitInDoubt
 from ._encoding import load_metadata, moment_text, parse_moment
-from ._lancedb import LOOK, CommitInDoubt, Session, Snapshot, columns_of, quoted
+from ._fence import ABSENT, ABSENT_TOKEN, Change
+from ._lancedb import LOOK, Session, Snapshot, columns_of, quoted
 from ._lancedb_directory import VECTOR
 from ._lancedb_errors import driver_errors
 from ._nearest_hit import NearestHit
 from ._vector_preparing import Payload
 
-ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
-ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)
 _PAGE: Final = 1000
 _CONTENT: Final = ("start", "text", "metadata")
-
-
-@attrs.frozen
-class Change:
-    """What to do with one document if it still holds the token."""
-
-    doc_id: str
-    token: str
-    prepared: Prepared | None
-    """None: take it away."""
 
 
 @attrs.frozen
@@ -280,17 +270,14 @@ def _make_rows(session: Session, identity: EmbeddingIdentity, schema: Any, puts:
     )
 
 
-def fill_snapshot(session: Session, snapshot: Snapshot) -> bool:
-    """Move some rows into the spool; False at the end."""
+def fill_snapshot(session: Session, snapshot: Snapshot) -> None:
+    """Move some rows into the spool."""
     session.use_snapshot(snapshot)
-    if snapshot.batches is None:
-        return False
-    batch = next(snapshot.batches, None)
+    batch = None if snapshot.batches is None else next(snapshot.batches, None)
     if batch is None:
         snapshot.batches = None
-        return False
+        return
     snapshot.spool.add((doc_id, json.dumps(attrs.astuple(row)).encode()) for doc_id, row in _rows(columns_of(batch)))
-    return True
 
 
 def next_page(session: Session, snapshot: Snapshot) -> list[tuple[str, Observation]]:

@@ -32,14 +32,10 @@ from trio_repair import (
 )
 
 from ._encoding import load_json, load_metadata, moment_text, parse_moment
+from ._fence import ABSENT, ABSENT_TOKEN
 from ._sqlite import Session
 from ._sqlite_errors import describe
 
-ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
-"""The token of everything that is not held. One is enough: to be absent again is to be in the observed state, and a
-document that is written again gets a token that was never there before."""
-
-_ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)
 _PAGE_ROWS: Final = 1000
 _ROWS_PER_INSERT: Final = 500
 DIGEST: Final = "nullif(d.digest, '')"
@@ -220,7 +216,7 @@ class Layout(abc.ABC):
     def observation(self, row: Row | None) -> Observation:
         """What a row says; None: there is none."""
         if row is None:
-            return _ABSENT
+            return ABSENT
         _, number, digest, deleted, updated_at, _, parts, whole, embedding, _, _ = row
         if deleted:
             version = _version(number, "", True, updated_at)  # noqa: FBT003 - a cached function is faster so

@@ -28,12 +28,9 @@ from trio_repair import (
 )
 
 from ._encoding import load_metadata, parse_moment
+from ._fence import ABSENT, ABSENT_TOKEN
 from ._postgres import Connection, Session
 
-ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
-"""The token of everything that is not held: to be absent again is to be in the observed state."""
-
-ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)
 PAGE_ROWS: Final = 1000
 _EXACT_BELOW: Final = 5_000_000
 """Rows that are still counted, which takes some 0.1 s for each million."""

@@ -7,14 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import psycopg
-import trio
 
 from trio_repair import (
     Document,
-    InvalidValue,
     Observation,
     Prepared,
-    Removal,
     StoredDocument,
     StoreError,
     StoreRejected,
@@ -25,13 +22,14 @@ from trio_repair import (
 )
 from trio_repair.abc import ScanPage
 
-from ._postgres import Connection, Server, Session
+from ._fence import Change
+from ._postgres import Server, Session
 from ._postgres_errors import describe, ends_connection, without_content
 from ._postgres_layout import View, Writer
 from ._postgres_ranges import PostgresRanges
-from ._postgres_writing import Change, make_changes
-from ._preparing import prepare_document
+from ._postgres_writing import make_changes
 from ._thread import Call, CallAbandoned, StoreThread
+from ._threaded_store import Pages, ThreadedStore
 
 MAX_BATCH: Final = 1024
 _PATIENCE: Final = 0.5
@@ -41,7 +39,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound="PostgresStore")
 
 
-class PostgresStore:
+class PostgresStore(ThreadedStore[Session]):
     """The methods of `trio_repair.abc.Store` on top of a `View` and a `Writer`."""
 
     def __init__(
@@ -53,62 +51,11 @@ class PostgresStore:
         *,
         thread: StoreThread[Session] | None = None,
     ) -> None:
+        thread = make_thread(server) if thread is None else thread
+        super().__init__(server.store, server.place, view.content, traits, thread)
         self._server = server
-        self._traits = traits
         self._view = view
         self._writer = writer
-        self._name = server.store
-        self._thread = make_thread(server) if thread is None else thread
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._server.place}>"
-
-    @property
-    def traits(self) -> StoreTraits:
-        """What this store promises; constant while it is open."""
-        return self._traits
-
-    @property
-    def abandoned_threads(self) -> int:
-        """How many driver threads hung and were left behind."""
-        return self._thread.abandoned
-
-    async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
-        """Look at documents without their content.
-
-        Raises:
-            InvalidValue: more documents than `traits.max_batch`.
-            StoreUnavailable: the server cannot be asked now.
-
-        **If cancelled:** nothing has changed.
-        """
-        self._check_batch(len(doc_ids))
-        return await self._run(self._view.observations, list(doc_ids))
-
-    async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
-        """Read documents. `StoreRejected` for one whose content is not what its digest says.
-
-        Raises:
-            InvalidValue: more documents than `traits.max_batch`.
-            StoreUnavailable: the server cannot be asked now.
-
-        **If cancelled:** nothing has changed.
-        """
-        self._check_batch(len(doc_ids))
-        return await self._run(self._view.documents, list(doc_ids))
-
-    async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
-        """Check that digest and content agree, that the metadata is JSON, and that PostgreSQL can hold both;
-        `StoreRejected` otherwise.
-
-        Raises:
-            InvalidValue: more documents than `traits.max_batch`.
-
-        **If cancelled:** nothing has changed.
-        """
-        self._check_batch(len(documents))
-        await trio.lowlevel.checkpoint()
-        return [self._prepare(document) for document in documents]
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
         """Replace each document whose expected token still holds, all in one transaction.
@@ -116,26 +63,13 @@ class PostgresStore:
         UNKNOWN for what was landing if the connection was lost while it was being committed.
 
         Raises:
-            InvalidValue: more documents than `traits.max_batch`.
+            InvalidValue: more documents than `traits.max_batch`, or one twice.
             StoreUnavailable: nothing was written.
 
         **If cancelled:** all of it may have landed, or nothing; never after Cancelled was raised, unless the server
         takes longer than 0.5 s over a commit that had begun.
         """
-        self._check_batch(len(writes))
-        return await self._change([Change(one.prepared.document.doc_id, one.token, one.prepared) for one in writes])
-
-    async def remove(self, removals: Sequence[Removal]) -> Sequence[WriteAnswer]:
-        """Take each document's rows away, tombstones too, where the expected token still holds, in one transaction.
-
-        Raises:
-            InvalidValue: more documents than `traits.max_batch`.
-            StoreUnavailable: nothing was removed.
-
-        **If cancelled:** as `write`.
-        """
-        self._check_batch(len(removals))
-        return await self._change([Change(one.doc_id, one.token, None) for one in removals])
+        return await super().write(writes)
 
     @asynccontextmanager
     async def open_scan(self, after: str | None = None) -> AsyncGenerator[AsyncIterator[ScanPage], None]:
@@ -149,11 +83,8 @@ class PostgresStore:
 
         **If cancelled:** nothing has changed, and the snapshot is let go.
         """
-        reader = await self._run(lambda session: session.open_reader())
-        try:
-            yield _Pages(self, reader, after)
-        finally:
-            self._thread.post(lambda call: call.resource.close_reader(reader))
+        async with self._snapshot(Session.open_reader, Session.close_reader) as reader:
+            yield Pages(lambda last: self._run(self._view.page, reader, last), after)
 
     async def count(self) -> int:
         """How many documents and tombstones the store holds; above 5 million, what the server's planner estimates.
@@ -163,14 +94,7 @@ class PostgresStore:
 
         **If cancelled:** nothing has changed.
         """
-        return await self._run(self._view.count)
-
-    async def aclose(self) -> None:
-        """Close the connections and end the thread; a thread that hangs is left behind. Idempotent.
-
-        **If cancelled:** the store is closed all the same.
-        """
-        await self._thread.aclose()
+        return await super().count()
 
     async def _open(self) -> None:
         await self._run(self._open_call)
@@ -178,30 +102,28 @@ class PostgresStore:
     # In the Trio thread.
 
     def _prepare(self, document: Document) -> Prepared | StoreError:
-        answer = prepare_document(self._name, self._view.content, document)
+        answer = super()._prepare(document)
         if isinstance(answer, Prepared) and document.text is not None and "\0" in document.text:
             return StoreRejected(self._name, "its text holds NUL, which PostgreSQL cannot store", document.doc_id)
         return answer
 
-    def _check_batch(self, size: int) -> None:
-        if size > self._traits.max_batch:
-            raise InvalidValue(
-                "batch", f"names {size} documents; the {self._name} store takes {self._traits.max_batch}"
-            )
-
-    async def _change(self, changes: list[Change]) -> Sequence[WriteAnswer]:
-        if len({change.doc_id for change in changes}) < len(changes):
-            raise InvalidValue("batch", "names a document twice; one call writes each document once")
-        return await self._run(self._change_call, changes)
-
-    async def _run(self, work: Callable[..., T], *args: Any) -> T:
-        return await self._thread.run(call_server, self._server, work, args)
-
     # In the store's thread.
+
+    def _call(self, call: Call[Session], work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        return call_server(call, self._server, work, args)
 
     def _open_call(self, session: Session) -> None:
         """See that the tables are there and can be read."""
         self._view.check(session)
+
+    def _observe_call(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
+        return self._view.observations(session, doc_ids)
+
+    def _read_call(self, session: Session, doc_ids: Sequence[str]) -> list[StoredDocument | StoreError]:
+        return self._view.documents(session, doc_ids)
+
+    def _count_call(self, session: Session) -> int:
+        return self._view.count(session)
 
     def _change_call(self, session: Session, changes: Sequence[Change]) -> list[WriteAnswer]:
         return make_changes(session, self._view, self._writer, changes)
@@ -219,11 +141,8 @@ class RangedPostgresStore(PostgresStore):
 
         **If cancelled:** nothing has changed, and the snapshot is let go.
         """
-        reader = await self._run(lambda session: session.open_reader())
-        try:
+        async with self._snapshot(Session.open_reader, Session.close_reader) as reader:
             yield PostgresRanges(self._run, self._view, reader)
-        finally:
-            self._thread.post(lambda call: call.resource.close_reader(reader))
 
 
 def make_thread(server: Server) -> StoreThread[Session]:
@@ -254,32 +173,3 @@ def call_server(call: Call[Session], server: Server, work: Callable[..., T], arg
         session.end()
     # Not within the handler: the server's words, which may quote a row, would be seen as the error's context.
     raise server.error(describe(failure)) from without_content(failure)
-
-
-class _Pages:
-    """The pages of one scan; each is a call of its own, so that other calls come in between."""
-
-    def __init__(self, store: PostgresStore, reader: Connection, after: str | None) -> None:
-        self._store = store
-        self._reader = reader
-        self._after = "" if after is None else after
-
-    def __aiter__(self) -> _Pages:
-        return self
-
-    async def __anext__(self) -> ScanPage:
-        page = await self._store._run(self._store._view.page, self._reader, self._after)
-        if not page:
-            raise StopAsyncIteration
-        self._after = page[-1][0]
-        return page
-
-
-@asynccontextmanager
-async def opened(store: S) -> AsyncGenerator[S, None]:
-    """A store whose tables were looked at, closed on the way out."""
-    try:
-        await store._open()
-        yield store
-    finally:
-        await store.aclose()

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import attrs
 import psycopg
 
-from trio_repair import Prepared, StoreError, StoreRejected, StoreUnavailable, WriteAnswer, WriteStatus
+from trio_repair import StoreError, StoreRejected, StoreUnavailable, WriteAnswer, WriteStatus
 
+from ._fence import ABSENT, Change
 from ._postgres import Session
 from ._postgres_errors import describe, is_definite, is_document_error, may_be_of_document, sqlstate, without_content
-from ._postgres_layout import ABSENT, Put, View, Writer, row_token
+from ._postgres_layout import Put, View, Writer, row_token
 
 _BEGIN = ("BEGIN ISOLATION LEVEL READ COMMITTED", "SET LOCAL trio_repair.own = 'on'")
 """The setting tells the triggers on our own tables that it is us. Not READ WRITE: whoever makes a server read-only by
@@ -33,16 +34,6 @@ class RowRefused(psycopg.DataError):
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problem = problem
-
-
-@attrs.frozen
-class Change:
-    """What to do with one document if it still holds the token."""
-
-    doc_id: str
-    token: str
-    prepared: Prepared | None
-    """None: take it away."""
 
 
 @attrs.frozen

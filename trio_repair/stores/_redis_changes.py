@@ -6,13 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import attrs
 import trio
 
 from trio_repair import (
     ContentDefinition,
     Observation,
-    Prepared,
     StoreError,
     StoreRejected,
     StoreUnavailable,
@@ -20,8 +18,9 @@ from trio_repair import (
     WriteStatus,
 )
 
+from ._fence import ABSENT, ABSENT_TOKEN, Change
 from ._redis_connections import Command, Connections, Reply
-from ._redis_entries import ABSENT, ABSENT_TOKEN, Entry, Form, Seen
+from ._redis_entries import Entry, Form, Seen
 from ._redis_errors import is_reply, is_too_large
 from ._redis_keys import Keys
 from ._redis_scripts import Scripts
@@ -29,16 +28,6 @@ from ._redis_scripts import Scripts
 _KEYS_PER_LOOK: Final = 64
 """Keys in one run of a script; between two runs, the server serves others."""
 _LATE: Final = "was reached too late by this write, which then did nothing"
-
-
-@attrs.frozen(kw_only=True)
-class Change:
-    """What to do with one document if it still holds the token."""
-
-    doc_id: str
-    token: str
-    prepared: Prepared | None
-    """None: take it away."""
 
 
 class Ledger:

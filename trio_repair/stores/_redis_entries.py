@@ -25,8 +25,6 @@ from trio_repair import (
 from ._encoding import load_metadata, moment_text, parse_moment
 from ._redis_scripts import HASH_SCRIPTS, Scripts, token_of
 
-ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
-ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)
 NOT_PROVEN: Final = "its content does not have the digest that is stored with it; repair it from another store"
 
 Seen: TypeAlias = Sequence[Any]

@@ -19,11 +19,12 @@ import tantivy
 
 from trio_repair import StoreUnavailable
 
-from ._directory import StoreDirectory, check_label, identity
+from ._directory import StoreDirectory, check_label
+from ._directory_errors import LOCK_SECONDS, CommitInDoubt, DriverFailed
+from ._directory_session import DirectorySession, SpooledSnapshot
 from ._spool import Spool
 from ._tantivy_directory import DIGEST_FIELDS, NUMBERS, SIGNED, make_schema
-from ._tantivy_errors import LOCK_SECONDS, DriverFailed, driver_errors
-from ._thread import Call
+from ._tantivy_errors import driver_errors
 
 _LOCK: Final = ".tantivy-writer.lock"
 
@@ -52,55 +53,34 @@ class Columns:
 
 
 @attrs.define(eq=False)
-class Snapshot:
-    """One moment of the index, and the spool that a scan of it fills."""
+class Snapshot(SpooledSnapshot):
+    """One moment of the index."""
 
     searcher: tantivy.Searcher
-    spool: Spool
     spooled: int = 0
     """Rows that lie in the spool."""
+    lowest: int | None = 0
+    """Rows of this revision and those above do not lie there; None at the end."""
+
+    @property
+    def filled(self) -> bool:
+        return self.lowest is None
 
 
-class Session:
-    """The open index of one store thread, and the lock that goes with its writer.
+class Session(DirectorySession[Snapshot]):
+    """The open index of one store thread."""
 
-    The lock is held from the first use until `close`: whatever is looked at here is changed by nobody else before it is
-    written here.
-    """
+    lock_name = _LOCK
 
     def __init__(self, directory: StoreDirectory) -> None:
-        self.directory = directory
-        self.store = directory.store
+        super().__init__(directory)
         self.schema = make_schema()
-        self.salt = 0
-        """Drawn anew for each session, and part of every token: none comes back, not even from a restored copy."""
-        self.call: Call[Session] | None = None
         self._index: tantivy.Index | None = None
         self._writer: tantivy.IndexWriter | None = None
         self._searcher: tantivy.Searcher | None = None
         self._committed = 0
-        self._identity: object = None
-        self._snapshots: set[Snapshot] = set()
-
-    def begin(self, call: Call[Session]) -> None:
-        """Start a call: directory and lock must still be those that were opened.
-
-        Raises:
-            StoreUnavailable: they were removed or replaced.
-        """
-        self.call = call
-        if self._writer is not None and self._identity != identity(self.directory.path, _LOCK):
-            # What is written now would go to a directory that somebody else may have locked.
-            self.close()
-            problem = f"{self.directory.path} or the lock in it was removed or replaced while it was open"
-            raise StoreUnavailable(self.store, problem)
 
     def open(self) -> None:
-        """Lock the index and look into it, unless that is done.
-
-        Raises:
-            StoreFileError: the directory is not one of ours, is damaged, or somebody else holds the lock.
-        """
         if self._writer is not None:
             return
         check_label(self.directory)
@@ -118,7 +98,7 @@ class Session:
             if writer is not None:
                 _end(writer)
             raise self.directory.error(f"cannot be used: {error.problem}") from error
-        self._identity = identity(self.directory.path, _LOCK)
+        self._identity = self._seen()
         self.salt = secrets.randbits(63)
         self._index, self._writer, self._searcher = index, writer, searcher
 
@@ -183,39 +163,16 @@ class Session:
                 self.close()  # with all that was not committed; the next call opens the index as it is then
 
     def open_snapshot(self, after: str | None) -> Snapshot:
-        """The present moment, until `close_snapshot`."""
-        snapshot = Snapshot(self.searcher, Spool(after))
+        snapshot = Snapshot(Spool(after), self.searcher)
         self._snapshots.add(snapshot)
         return snapshot
 
-    def use_snapshot(self, snapshot: Snapshot) -> None:
-        """Go on with a snapshot.
-
-        Raises:
-            StoreUnavailable: it belongs to a thread that was left behind, or the index was closed since.
-        """
-        if snapshot not in self._snapshots:
-            raise StoreUnavailable(self.store, "the snapshot of a scan was lost; start the scan again")
-
-    def close_snapshot(self, snapshot: Snapshot) -> None:
-        """Let a snapshot go, if it is still held."""
-        if snapshot in self._snapshots:
-            self._snapshots.discard(snapshot)
-            snapshot.spool.close()
-
     def close(self) -> None:
-        """Close the index and give up the lock; the next use opens it again."""
-        for snapshot in list(self._snapshots):
-            self.close_snapshot(snapshot)
+        super().close()
         writer, self._writer = self._writer, None
         self._index = self._searcher = None
         if writer is not None:
             _end(writer)
-
-    def raise_if_abandoned(self) -> None:
-        """Stop if nobody waits for the call under way."""
-        if self.call is not None:
-            self.call.raise_if_abandoned()
 
     def _lock(self, index: tantivy.Index) -> tantivy.IndexWriter:
         """The one writer. One thread of it: each makes a segment of its own in every commit."""
@@ -228,14 +185,6 @@ class Session:
                     raise
             self.raise_if_abandoned()
             time.sleep(0.02)
-
-
-class CommitInDoubt(Exception):
-    """A commit failed, and may have landed all the same."""
-
-    def __init__(self, error: StoreUnavailable) -> None:
-        super().__init__(error.problem)
-        self.error = error
 
 
 def columns_of(searcher: tantivy.Searcher, addresses: list[tantivy.DocAddress]) -> list[Columns]:

@@ -8,7 +8,8 @@ from typing import Final
 import tantivy
 
 from ._directory import DirectoryKind, StoreDirectory
-from ._tantivy_errors import DriverFailed, driver_errors
+from ._directory_errors import DriverFailed
+from ._tantivy_errors import driver_errors
 
 DIGEST_FIELDS: Final = ("digest_0", "digest_1", "digest_2", "digest_3")
 NUMBERS: Final = ("id_high", "id_low", "revision", "session", "number", *DIGEST_FIELDS)

@@ -7,20 +7,14 @@ from typing import Final
 
 from trio_repair import TrioRepairError
 
-LOCK_SECONDS: Final = 2.0
-"""How long a lock that somebody else holds is waited for."""
-
-
-class DriverFailed(Exception):
-    """Tantivy raised something. It uses Python's own classes, and, for a panic, one outside of Exception."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-        self.problem = problem
+from ._directory_errors import LOCK_BUSY, OF_THE_SYSTEM, DriverFailed
 
 
 class driver_errors:  # noqa: N801 - used like a function, as contextlib.suppress is
-    """A context in which what tantivy raises becomes `DriverFailed`, without any content."""
+    """A context in which what tantivy raises becomes `DriverFailed`, without any content.
+
+    It uses Python's own classes, and, for a panic, one outside of Exception.
+    """
 
     def __enter__(self) -> None:
         pass
@@ -43,13 +37,4 @@ def describe(error: BaseException) -> str:
     return f"tantivy says {type(error).__name__}; restore the index, or make a new one and repair from the other stores"
 
 
-_MEANINGS: Final[Mapping[str, str]] = {
-    "LockBusy": (
-        f"another process, or another handle in this one, has had it open for more than {LOCK_SECONDS:g} s;"
-        " one at a time can"
-    ),
-    "No space left": "the disk is full; make room",
-    "Read-only file system": "the file system is read-only",
-    "Permission denied": "permission denied; look at the modes of the directory and its files",
-    "Too many open files": "too many files are open",
-}
+_MEANINGS: Final[Mapping[str, str]] = {"LockBusy": LOCK_BUSY, **OF_THE_SYSTEM}

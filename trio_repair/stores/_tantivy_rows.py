@@ -28,26 +28,16 @@ from trio_repair import (
     WriteStatus,
 )
 
+from ._directory_errors import CommitInDoubt, DriverFailed
 from ._encoding import load_metadata
-from ._tantivy import Columns, CommitInDoubt, Session, Snapshot, columns_of, id_key
+from ._fence import ABSENT, ABSENT_TOKEN, Change
+from ._tantivy import Columns, Session, Snapshot, columns_of, id_key
 from ._tantivy_directory import DIGEST_FIELDS
-from ._tantivy_errors import DriverFailed, driver_errors
+from ._tantivy_errors import driver_errors
 
-ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
-ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)
 _ROWS_PER_LOOK: Final = 1000
 _NAIVE_EPOCH: Final = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - moments are stored as wall time and offset
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
-
-
-@attrs.frozen
-class Change:
-    """What to do with one document if it still holds the token."""
-
-    doc_id: str
-    token: str
-    prepared: Prepared | None
-    """None: take it away."""
 
 
 @attrs.frozen
@@ -207,21 +197,22 @@ def _make_row(prepared: Prepared, revision: int, salt: int) -> tantivy.Document:
     return row
 
 
-def fill_snapshot(session: Session, snapshot: Snapshot, lowest: int) -> int | None:
-    """Move some rows into the spool, those of the lowest revisions from this one on; where to go on, None at the end.
+def fill_snapshot(session: Session, snapshot: Snapshot) -> None:
+    """Move some rows into the spool, those of the lowest revisions that do not lie there.
 
     Raises:
         StoreUnavailable: there are rows that this store did not write, under revisions that are not their own.
     """
     session.use_snapshot(snapshot)
     searcher, schema = snapshot.searcher, session.schema
-    query = tantivy.Query.range_query(schema, "revision", tantivy.FieldType.Unsigned, lower_bound=lowest)
+    query = tantivy.Query.range_query(schema, "revision", tantivy.FieldType.Unsigned, lower_bound=snapshot.lowest)
     hits = searcher.search(
         query, limit=_ROWS_PER_LOOK, count=False, order_by_field="revision", order=tantivy.Order.Asc
     ).hits
     _spool(snapshot, [address for _, address in hits])
     if len(hits) == _ROWS_PER_LOOK:
-        return int(hits[-1][0]) + 1
+        snapshot.lowest = int(hits[-1][0]) + 1
+        return
     left = searcher.num_docs - snapshot.spooled
     if left > 0:  # rows without a revision: somebody else wrote them
         without = tantivy.Query.boolean_query(
@@ -235,7 +226,7 @@ def fill_snapshot(session: Session, snapshot: Snapshot, lowest: int) -> int | No
         raise StoreUnavailable(
             session.store, "holds rows with revisions of others; it was written to by something else"
         )
-    return None
+    snapshot.lowest = None
 
 
 def _spool(snapshot: Snapshot, addresses: list[tantivy.DocAddress]) -> None:

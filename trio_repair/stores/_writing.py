@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import apsw
 import attrs
 
-from trio_repair import Prepared, StoreError, StoreRejected, WriteAnswer, WriteStatus
+from trio_repair import StoreError, StoreRejected, WriteAnswer, WriteStatus
 
+from ._fence import Change
 from ._layout import Layout, Put, row_token
 from ._sqlite import Session
 from ._sqlite_errors import is_document_error, unavailable
-
-
-@attrs.frozen
-class Change:
-    """What to do with one document if it still holds the token."""
-
-    doc_id: str
-    token: str
-    prepared: Prepared | None
-    """None: take it away."""
 
 
 @attrs.frozen
@@ -32,7 +24,7 @@ class _Passed:
     revision: int
 
 
-def make_changes(session: Session, layout: Layout, changes: list[Change]) -> list[WriteAnswer]:
+def make_changes(session: Session, layout: Layout, changes: Sequence[Change]) -> list[WriteAnswer]:
     """Make these changes in one transaction; each that still holds its token, or the answer why not.
 
     Raises:
@@ -61,7 +53,7 @@ def make_changes(session: Session, layout: Layout, changes: list[Change]) -> lis
             main.execute("ROLLBACK")
 
 
-def _apply(session: Session, layout: Layout, changes: list[Change]) -> tuple[list[WriteAnswer], frozenset[int]]:
+def _apply(session: Session, layout: Layout, changes: Sequence[Change]) -> tuple[list[WriteAnswer], frozenset[int]]:
     """All of a write but its commit: the fence, the rows, and what is then held. Also, which would land."""
     main = session.main
     rows = layout.rows(session, [change.doc_id for change in changes])

@@ -24,132 +24,53 @@ The directory is made with mode 0700, because LanceDB gives its files modes by t
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-import trio
+from typing import Any, Final
 
 from trio_repair import (
-    AbsentMeans,
     ContentDefinition,
     Document,
-    Fence,
-    InvalidValue,
     Observation,
     Prepared,
-    Removal,
     StoredDocument,
     StoreError,
-    StoreFileError,
-    StoreTraits,
-    StoreUnavailable,
-    Write,
     WriteAnswer,
 )
-from trio_repair.abc import Chunker, Embedder, ScanPage
+from trio_repair.abc import Chunker, Embedder
 
-from ._directory import StoreDirectory, open_directory
+from ._directory import StoreDirectory
+from ._directory_store import DirectoryStore
 from ._encoding import check_limit
+from ._fence import ABSENT, Change
 from ._lancedb import Session, Snapshot
 from ._lancedb_directory import DATASET
-from ._lancedb_errors import DriverFailed, driver_errors
-from ._lancedb_rows import (
-    ABSENT,
-    Change,
-    count_documents,
-    fill_snapshot,
-    find,
-    make_changes,
-    nearest,
-    next_page,
-    read_documents,
-)
+from ._lancedb_errors import driver_errors
+from ._lancedb_rows import count_documents, fill_snapshot, find, make_changes, nearest, next_page, read_documents
 from ._nearest_hit import NearestHit
-from ._preparing import prepare_document
 from ._settings import chunker_setting, embedder_setting, path_setting, refuse_unknown
-from ._thread import Call, CallAbandoned, StoreThread
+from ._threaded_store import opened
 from ._vector_preparing import VectorPreparing
 
 __all__ = ["LanceDBVectorStore", "NearestHit", "lancedb_vector_from_settings", "open_lancedb_vector"]
 
-T = TypeVar("T")
-
-_PATIENCE: Final = 1.5
-"""Seconds that a cancelled call gets to come back. LanceDB cannot be interrupted, and a thread that is left behind
-keeps the lock: more than a commit takes."""
-_CLOSE_GRACE: Final = 10.0
-"""Seconds that making the table small gets to end when the store is closed."""
 _MAX_NEIGHBOURS: Final = 4096
 
 
-class LanceDBVectorStore:
+class LanceDBVectorStore(DirectoryStore[Session]):
     """A vector store in one LanceDB table; made by `open_lancedb_vector`.
 
-    What nobody sees is that another program changed the text or the numbers *in* a row, and left its other columns as
-    they were. Such a text is never read: its digest says so.
+    A copy whose chunks or vectors are not all there is not intact: to see that vectors are there, LanceDB reads them,
+    in a scan all of them. What nobody sees is that another program changed the text or the numbers *in* a row, and left
+    its other columns as they were. Texts are rebuilt from the chunks; one that its digest does not prove is never read.
     """
 
+    _driver_errors = driver_errors
+
     def __init__(self, directory: StoreDirectory, preparing: VectorPreparing) -> None:
-        self._directory = directory
-        self._name = directory.store
+        super().__init__(directory, Session, preparing.identity)
         self._preparing = preparing
-        self._traits = StoreTraits(
-            fence=Fence.STRONG,
-            holds_text=True,
-            keeps_tombstones=True,
-            absent=AbsentMeans.MISSING,
-            max_batch=4096,
-            max_batch_bytes=32 * 2**20,
-            embedding=preparing.identity,
-        )
-        self._thread: StoreThread[Session] = StoreThread(
-            directory.store,
-            open_resource=lambda: Session(directory),
-            close_resource=Session.close,
-            interrupt=_cannot_interrupt,
-            patience=_PATIENCE,
-        )
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {str(self._directory.path)!r}>"
-
-    @property
-    def traits(self) -> StoreTraits:
-        """What this store promises; constant while it is open."""
-        return self._traits
-
-    @property
-    def abandoned_threads(self) -> int:
-        """How many driver threads hung and were left behind."""
-        return self._thread.abandoned
-
-    async def observe(self, doc_ids: Sequence[str]) -> Sequence[Observation | StoreError]:
-        """Look at documents without their content. A copy whose chunks or vectors are not all there is not intact.
-
-        Raises:
-            InvalidValue: more documents than `traits.max_batch`.
-            StoreUnavailable: the table cannot be read now.
-
-        **If cancelled:** nothing has changed.
-        """
-        self._check_batch(len(doc_ids))
-        found = await self._run(find, list(doc_ids))
-        return [found[doc_id].observation if doc_id in found else ABSENT for doc_id in doc_ids]
-
-    async def read(self, doc_ids: Sequence[str]) -> Sequence[StoredDocument | StoreError]:
-        """Read documents, their texts rebuilt from the chunks. `StoreRejected` for one that its digest does not prove.
-
-        Raises:
-            InvalidValue: more documents than `traits.max_batch`.
-            StoreUnavailable: the table cannot be read now.
-
-        **If cancelled:** nothing has changed.
-        """
-        self._check_batch(len(doc_ids))
-        return await self._run(read_documents, self._directory.content, list(doc_ids))
 
     async def prepare(self, documents: Sequence[Document]) -> Sequence[Prepared | StoreError]:
         """Check, chunk and embed documents, without any effect. A text that was embedded lately is not embedded again.
@@ -162,65 +83,7 @@ class LanceDBVectorStore:
 
         **If cancelled:** nothing has changed.
         """
-        self._check_batch(len(documents))
-        await trio.lowlevel.checkpoint()
-        return await self._preparing.prepare(
-            [prepare_document(self._name, self._directory.content, document) for document in documents]
-        )
-
-    async def write(self, writes: Sequence[Write]) -> Sequence[WriteAnswer]:
-        """Replace each document whose expected token still holds, all in one commit.
-
-        Raises:
-            InvalidValue: more documents than `traits.max_batch`, or one twice.
-            StoreUnavailable: nothing was written.
-
-        **If cancelled:** all of it may have landed, or nothing; never after Cancelled was raised, unless a commit that
-        had begun takes longer than 1.5 s.
-        """
-        self._check_batch(len(writes))
-        changes = [Change(one.prepared.document.doc_id, one.token, one.prepared) for one in writes]
-        return await self._change(changes)
-
-    async def remove(self, removals: Sequence[Removal]) -> Sequence[WriteAnswer]:
-        """Take each document's rows away, tombstones too, where the expected token still holds, in one commit.
-
-        Raises:
-            InvalidValue: more documents than `traits.max_batch`, or one twice.
-            StoreUnavailable: nothing was removed.
-
-        **If cancelled:** as `write`.
-        """
-        self._check_batch(len(removals))
-        return await self._change([Change(one.doc_id, one.token, None) for one in removals])
-
-    @asynccontextmanager
-    async def open_scan(self, after: str | None = None) -> AsyncGenerator[AsyncIterator[ScanPage], None]:
-        """One snapshot of all documents and tombstones with doc_id > `after`, in byte order, 1,000 to a page.
-
-        LanceDB keeps rows as they came: before the first page comes, ids and versions of the whole snapshot are spooled
-        to a temporary file. Memory is bounded. To see that vectors are there, LanceDB reads them.
-
-        Raises:
-            StoreUnavailable: the table cannot be read now.
-
-        **If cancelled:** nothing has changed, and the snapshot is let go.
-        """
-        snapshot = await self._run(Session.open_snapshot, after)
-        try:
-            yield _Pages(self, snapshot)
-        finally:
-            self._thread.post(lambda call: call.resource.close_snapshot(snapshot))
-
-    async def count(self) -> int:
-        """How many documents and tombstones the store holds.
-
-        Raises:
-            StoreUnavailable: the table cannot be read now.
-
-        **If cancelled:** nothing has changed.
-        """
-        return await self._run(count_documents)
+        return await self._preparing.prepare(await super().prepare(documents))
 
     async def nearest(self, text: str, limit: int = 10) -> Sequence[NearestHit]:
         """Find the live documents whose chunks are nearest to a text, nearest first, each document once.
@@ -243,95 +106,31 @@ class LanceDBVectorStore:
         vector = await self._preparing.embed_query(text)
         return await self._run(nearest, self._preparing.identity, vector, limit)
 
-    async def aclose(self) -> None:
-        """Wait for the call under way, at most 10 s, let the lock go and end the thread. Idempotent.
-
-        What takes longer keeps the lock until it ends, or the process does.
-
-        **If cancelled:** the store is closed all the same.
-        """
-        await self._thread.aclose(grace=_CLOSE_GRACE)
-
-    async def _open(self) -> None:
-        await self._thread.run(self._call, _open_call, (self._directory,))
-
-    # In the Trio thread.
-
-    def _check_batch(self, size: int) -> None:
-        if size > self._traits.max_batch:
-            raise InvalidValue(
-                "batch", f"names {size} documents; the {self._name} store takes {self._traits.max_batch}"
-            )
-
     async def _change(self, changes: list[Change]) -> Sequence[WriteAnswer]:
-        if len({change.doc_id for change in changes}) < len(changes):
-            raise InvalidValue("batch", "names a document twice; one call writes each document once")
-        answers = await self._run(make_changes, self._preparing.identity, changes)
+        answers = await super()._change(changes)
         self._thread.post(lambda call: call.resource.tidy())  # nobody waits for it
         return answers
 
-    async def _run(self, work: Callable[..., T], *args: Any) -> T:
-        return await self._thread.run(self._call, work, args)
-
     # In the store's thread.
 
-    def _call(self, call: Call[Session], work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        session = call.resource
-        try:
-            session.begin(call)
-            with driver_errors():
-                return work(session, *args)
-        except StoreFileError as error:
-            if work is _open_call:
-                raise
-            raise StoreUnavailable(self._name, error.problem) from error
-        except CallAbandoned as error:
-            raise StoreUnavailable(self._name, "the call was given up") from error
-        except DriverFailed as error:
-            if isinstance(error.__cause__, sqlite3.Error):
-                problem = f"the spool of a scan failed ({type(error.__cause__).__name__})"
-                raise StoreUnavailable(self._name, problem) from error
-            raise StoreUnavailable(self._name, error.problem) from error
-        finally:
-            session.call = None  # an idle thread must not keep the last call's documents alive
+    def _observe_call(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
+        found = find(session, doc_ids)
+        return [found[doc_id].observation if doc_id in found else ABSENT for doc_id in doc_ids]
 
+    def _read_call(self, session: Session, doc_ids: Sequence[str]) -> list[StoredDocument | StoreError]:
+        return read_documents(session, self._content, doc_ids)
 
-class _Pages:
-    """The pages of one scan; each call takes a part of it, so that other calls come in between."""
+    def _count_call(self, session: Session) -> int:
+        return count_documents(session)
 
-    def __init__(self, store: LanceDBVectorStore, snapshot: Snapshot) -> None:
-        self._store = store
-        self._snapshot = snapshot
-        self._filled = False
+    def _change_call(self, session: Session, changes: Sequence[Change]) -> list[WriteAnswer]:
+        return make_changes(session, self._preparing.identity, changes)
 
-    def __aiter__(self) -> _Pages:
-        return self
+    def _fill_call(self, session: Session, snapshot: Snapshot) -> None:
+        fill_snapshot(session, snapshot)
 
-    async def __anext__(self) -> ScanPage:
-        while not self._filled:
-            self._filled = not await self._store._run(fill_snapshot, self._snapshot)
-        page = await self._store._run(next_page, self._snapshot)
-        if not page:
-            raise StopAsyncIteration
-        return page
-
-
-def _cannot_interrupt(_session: Session) -> None:
-    """The driver goes on until it is done; calls look between its steps whether they were abandoned."""
-
-
-def _open_call(session: Session, directory: StoreDirectory) -> None:
-    open_directory(directory)
-    session.open()
-
-
-@asynccontextmanager
-async def _opened(store: LanceDBVectorStore) -> AsyncGenerator[LanceDBVectorStore, None]:
-    try:
-        await store._open()
-        yield store
-    finally:
-        await store.aclose()
+    def _page_call(self, session: Session, snapshot: Snapshot) -> list[tuple[str, Observation]]:
+        return next_page(session, snapshot)
 
 
 def open_lancedb_vector(
@@ -364,7 +163,7 @@ def open_lancedb_vector(
     """
     definition = ContentDefinition() if content is None else content
     directory = StoreDirectory(kind=DATASET, path=Path(path), store=name, content=definition, create=create)
-    return _opened(LanceDBVectorStore(directory, VectorPreparing(name, embedder, chunker)))
+    return opened(LanceDBVectorStore(directory, VectorPreparing(name, embedder, chunker)))
 
 
 def lancedb_vector_from_settings(

@@ -30,6 +30,7 @@ from trio_repair.abc import Chunker, Embedder
 
 from ._embedding import Vector
 from ._encoding import check_limit
+from ._fence import Change
 from ._jsonb import check_jsonb
 from ._nearest_hit import NearestHit
 from ._pgvector_layout import (
@@ -56,10 +57,9 @@ from ._postgres_settings import (
     schema_setting,
     server_setting,
 )
-from ._postgres_store import opened
 from ._postgres_tables import OwnTablesStore, Tables
-from ._postgres_writing import Change
 from ._settings import chunker_setting, embedder_setting, refuse_unknown
+from ._threaded_store import opened
 from ._vector_preparing import VectorPreparing
 
 __all__ = [

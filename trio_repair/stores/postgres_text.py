@@ -39,7 +39,7 @@ from ._postgres_settings import (
     schema_setting,
     server_setting,
 )
-from ._postgres_store import MAX_BATCH, opened
+from ._postgres_store import MAX_BATCH
 from ._postgres_tables import (
     DOC_ID_COLUMN,
     IS_OWN,
@@ -53,6 +53,7 @@ from ._postgres_tables import (
 )
 from ._search_hit import SearchHit
 from ._settings import refuse_unknown
+from ._threaded_store import opened
 
 __all__ = [
     "MappedTextStore",

@@ -38,10 +38,11 @@ from trio_repair import (
 from trio_repair._model import check_seconds
 from trio_repair.abc import ScanPage
 
+from ._fence import ABSENT, ABSENT_TOKEN, Change
 from ._preparing import prepare_document
-from ._redis_changes import Change, Ledger
+from ._redis_changes import Ledger
 from ._redis_connections import Connections, Endpoint
-from ._redis_entries import ABSENT, ABSENT_TOKEN, Entry, Form
+from ._redis_entries import Entry, Form
 from ._redis_keys import Keys
 from ._redis_scan import Scanner
 from ._redis_settings import (

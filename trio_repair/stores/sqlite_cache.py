@@ -33,7 +33,8 @@ from ._layout import (
 )
 from ._settings import path_setting, refuse_unknown, seconds_setting, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
-from ._sqlite_store import MAX_BATCH, SqliteStore, opened
+from ._sqlite_store import MAX_BATCH, SqliteStore
+from ._threaded_store import opened
 
 __all__ = ["SQLiteCacheStore", "open_sqlite_cache", "sqlite_cache_from_settings"]
 

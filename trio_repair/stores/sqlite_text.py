@@ -36,7 +36,8 @@ from ._layout import (
 from ._search_hit import SearchHit
 from ._settings import path_setting, refuse_unknown, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
-from ._sqlite_store import MAX_BATCH, TombstoneStore, opened
+from ._sqlite_store import MAX_BATCH, TombstoneStore
+from ._threaded_store import opened
 
 __all__ = ["SQLiteTextStore", "SearchHit", "open_sqlite_text", "sqlite_text_from_settings"]
 

@@ -31,7 +31,8 @@ from ._encoding import check_limit, load_json
 from ._nearest_hit import NearestHit
 from ._settings import chunker_setting, embedder_setting, path_setting, refuse_unknown, synchronous_setting
 from ._sqlite import Session, SqliteFile, Synchronous
-from ._sqlite_store import MAX_BATCH, TombstoneStore, opened
+from ._sqlite_store import MAX_BATCH, TombstoneStore
+from ._threaded_store import opened
 from ._vector_layout import VectorLayout, dimensions, load_sqlite_vec, vector_schema
 from ._vector_preparing import VectorPreparing
 
