@@ -35,7 +35,7 @@ from ._postgres_catalog import (
 )
 from ._postgres_layout import Looking, Put, Row, View
 from ._postgres_mapping import ChunkMapping
-from ._postgres_table import TextTable, difference, find_text_table
+from ._postgres_table import TextTable, difference, find_text_table, unique_columns
 from ._postgres_writing import RowRefused
 from ._vector_preparing import Payload
 
@@ -97,6 +97,7 @@ def find_chunk_table(session: Session, mapping: ChunkMapping) -> ChunkTable:
     source = None
     if mapping.source is not None:
         source = find_text_table(session, mapping.source, alias="a", written=False)
+        unique_columns(source)
         if _family(source.id.column) != _family(document):
             problem = (
                 f"column {mapping.source.id!r} is of type {source.id.column.kind}, and {mapping.under}.document of type"
@@ -193,11 +194,11 @@ def chunk_looking(table: ChunkTable, identity: EmbeddingIdentity) -> Looking:
     source = table.source
     text = source.of(source.text)
     live = f"CASE WHEN NOT {source.is_deleted} THEN"
-    # One row, or none: NULLs.
+    # One row, or none: NULLs. Of two, `View.rows` tells.
     join = (
         f"LEFT JOIN LATERAL (SELECT {source.number} AS number, {live} {source.digest} END AS digest,"
         f" {live} {text}::text END AS text FROM {source.from_}"
-        f" WHERE {source.id.raw} = d.{_KEY} AND {source.held} LIMIT 1) AS s ON TRUE"
+        f" WHERE {source.id.raw} = d.{_KEY} AND {source.held}) AS s ON TRUE"
     )
     if mapping.compare == "version":
         digest = f"CASE WHEN {number} = s.number THEN s.digest END"

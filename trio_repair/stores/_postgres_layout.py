@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 import attrs
 
@@ -25,6 +26,7 @@ from trio_repair import (
     StoredDocument,
     StoreError,
     StoreRejected,
+    StoreUnavailable,
 )
 
 from ._encoding import load_metadata, parse_moment
@@ -163,14 +165,30 @@ class View:
     def rows(
         self, session: Session, doc_ids: Sequence[str], *, content: str = "FALSE", connection: Connection | None = None
     ) -> dict[str, Row]:
-        """The rows of these documents, by doc_id."""
+        """The rows of these documents, by doc_id.
+
+        Raises:
+            StoreUnavailable: a document has two rows, as only tables of somebody else's can have it.
+        """
         looking = self.looking
         sql = (
             f"SELECT {looking.columns(content)} FROM {looking.relation}"
             f" WHERE {looking.key or f'{looking.order} = ANY(%(ids)s)'} AND ({looking.held})"
         )
         rows = session.execute(sql, {"ids": list(doc_ids)}, connection=connection).fetchall()
-        return {row[0]: row for row in rows}
+        found = {row[0]: row for row in rows}
+        if len(found) < len(rows):
+            self._refuse_twice([row[0] for row in rows])
+        return found
+
+    def _refuse_twice(self, doc_ids: Sequence[str]) -> NoReturn:
+        """Of a document in two rows nothing can be said, and a write would make one of them of both."""
+        twice, _ = Counter(doc_ids).most_common(1)[0]
+        problem = (
+            f"two rows have the id {twice!r}; let table.where name one of them, or remove the other, which may be in"
+            " a table that inherits from this one"
+        )
+        raise StoreUnavailable(self.store, problem)
 
     def observations(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
         """What is held of each document, in order."""
@@ -202,6 +220,8 @@ class View:
             f" ORDER BY {looking.order} LIMIT {PAGE_ROWS}"
         )
         rows = session.execute(sql, (after,), connection=reader).fetchall()
+        if len({row[0] for row in rows}) < len(rows):
+            self._refuse_twice([row[0] for row in rows])
         return [(row[0], self.observation(row)) for row in rows]
 
     def look(self, session: Session, reader: Connection, doc_ids: Sequence[str]) -> list[Observation]:
