@@ -34,7 +34,7 @@ from ._stepping import Gather, Steps
 from ._telling import PhaseTeller, unheard
 from ._ticket import Entry, Mission
 from ._verdict import MOVED_ERROR, UPDATE_FAILED, Ended, Moved, Verdict, store_failure, worst
-from ._views import Observation, Prepared, StoredDocument, WriteAnswer, WriteStatus
+from ._views import Observation, Prepared, Presence, StoredDocument, WriteAnswer, WriteStatus
 
 
 class Repairer:
@@ -255,6 +255,8 @@ class Repairer:
                 if document is not None and document.text is not None and self._is_of(document, version, source):
                     if self._proves(document):
                         progress.source = source
+                        if source == "vector" and not self._policy.traits[source].keeps_metadata:
+                            document = await self._with_metadata(document, views["text"], progress)
                         return document if document.version == version else attrs.evolve(document, version=version)
                     reasons.append(f"the {source} store's text does not match its digest")
                 else:
@@ -270,6 +272,23 @@ class Repairer:
             raise Ended(store_failure(broken))
         why = "; ".join(reasons) if reasons else "no store can give the text"
         raise Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))
+
+    async def _with_metadata(self, document: Document, view: Observation, progress: Progress) -> Document:
+        """The document of a vector store that keeps no metadata, with those that the text store has for it."""
+        if not self._policy.traits["text"].keeps_metadata or view.presence is not Presence.LIVE:
+            return document
+        gather = Gather(1)
+        request = self._text.read(document.doc_id, gather)
+        await progress.answers(gather, {"text": request})
+        answer = request.answer
+        if isinstance(answer, StoreRejected):  # written without, they would be lost
+            why = f"the vector store keeps no metadata, and the text store cannot give its own ({answer.problem})"
+            raise Ended(Verdict(RepairOutcome.NEEDS_MANUAL, f"{MANUAL_REASON}: {why}"))
+        if isinstance(answer, StoreError):
+            raise Ended(store_failure(answer))
+        if not isinstance(answer, StoredDocument) or answer.document is None or answer.token != view.token:
+            raise Moved("text")
+        return attrs.evolve(document, metadata=answer.document.metadata)
 
     def _is_of(self, document: Document, version: DocumentVersion, source: str) -> bool:
         """Whether a store gave what was decided: from one that keeps no numbers, its content."""

@@ -149,6 +149,8 @@ class StoreTraits:
     """The identity that the store embeds with now; None for stores without vectors."""
     numbered: bool = True
     """It keeps the numbers of versions. If False, all that it holds has the number None, and is compared by digest."""
+    keeps_metadata: bool = True
+    """If False, it knows nothing of metadata: what the text store has of them stays if a vector store is its source."""
 
     def __attrs_post_init__(self) -> None:
         if self.max_calls < 1:

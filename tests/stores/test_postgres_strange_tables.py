@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,20 @@ if os.environ.get("CI") != "true":
 from sqlite_support import look
 from test_pgvector_mapped import CHUNKS
 from test_pgvector_mapped import opened as opened_chunks
-from test_postgres_mapped import PLAIN, entries, opened
+from test_postgres_mapped import ARTICLES, PLAIN, entries, opened
 from test_postgres_text import sql
 
-from trio_repair import InvalidValue, StoreUnavailable, Write
+from trio_repair import (
+    InvalidValue,
+    RepairJob,
+    RepairOutcome,
+    StoreUnavailable,
+    SyncStrategy,
+    Write,
+    open_repair_engine,
+)
+from trio_repair.abc import Stores
+from trio_repair.stores.postgres_text import open_postgres_table
 from trio_repair.testing import make_document
 
 # Two rows with one id.
@@ -68,3 +79,23 @@ async def test_a_source_in_which_two_rows_have_one_id_is_refused(database: str) 
         with pytest.raises(StoreUnavailable, match="two rows have the id 'a'"):
             await look(store, "a")
         assert (await look(store, "b")).version is not None
+
+
+# Metadata of which the other store knows nothing.
+
+
+@pytest.mark.parametrize("metadata", [["title", "rating"], "meta"])
+async def test_a_repair_from_chunks_leaves_titles_as_they_are(database: str, metadata: Any) -> None:
+    """Chunks have no metadata. What the application's row has is not theirs to take away."""
+    sql(database, ARTICLES, CHUNKS)
+    sql(database, """INSERT INTO articles (slug, body, title, rating, meta) VALUES ('a', 'old', 'T', 5, '{"k": 1}')""")
+    sql(database, f"INSERT INTO chunks (article, position, content, embedding) VALUES ('a', 0, 'new', '{[1] * 16}')")
+    async with (
+        open_postgres_table(database, {**PLAIN, "metadata": metadata}) as text,
+        opened_chunks(database, "joined") as vector,
+        open_repair_engine(Stores(text=text, vector=vector)) as engine,
+    ):
+        job = RepairJob(doc_id="a", strategy=SyncStrategy.VECTOR_SOURCE_OF_TRUTH)
+        result = await engine.execute_repair_job(job)
+    assert (RepairOutcome.REPAIRED, ("text",)) == (result.outcome, result.updated_systems)
+    assert [("new", "T", 5, {"k": 1})] == sql(database, "SELECT body, title, rating, meta FROM articles")

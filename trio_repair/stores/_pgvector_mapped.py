@@ -84,6 +84,7 @@ def chunk_finder(
             view = _SetView(server.store, content, table, preparing)
         traits = StoreTraits(
             numbered=table.numbered,
+            keeps_metadata=False,
             fence=Fence.STRONG,
             holds_text=mapping.compare == "text",
             keeps_tombstones=False,

@@ -159,6 +159,7 @@ def text_finder(
         graves = table.deleted is not None
         traits = StoreTraits(
             numbered=table.numbered,
+            keeps_metadata=table.metadata is not None,
             fence=Fence.STRONG,
             holds_text=True,
             keeps_tombstones=graves,
