@@ -10,22 +10,25 @@ import pytest
 if os.environ.get("CI") != "true":
     pytest.importorskip("psycopg", reason="psycopg is not installed; pip install -e '.[postgres]'")
 
-from sqlite_support import look
-from test_pgvector_mapped import CHUNKS
+from sqlite_support import look, write
+from test_pgvector_mapped import CHUNKS, tables
 from test_pgvector_mapped import opened as opened_chunks
 from test_postgres_mapped import ARTICLES, PLAIN, entries, opened
 from test_postgres_text import sql
 
 from trio_repair import (
     InvalidValue,
+    Removal,
     RepairJob,
     RepairOutcome,
     StoreUnavailable,
     SyncStrategy,
     Write,
+    WriteStatus,
     open_repair_engine,
 )
 from trio_repair.abc import Stores
+from trio_repair.stores.memory import MemoryStore
 from trio_repair.stores.postgres_text import open_postgres_table
 from trio_repair.testing import make_document
 
@@ -99,3 +102,67 @@ async def test_a_repair_from_chunks_leaves_titles_as_they_are(database: str, met
         result = await engine.execute_repair_job(job)
     assert (RepairOutcome.REPAIRED, ("text",)) == (result.outcome, result.updated_systems)
     assert [("new", "T", 5, {"k": 1})] == sql(database, "SELECT body, title, rating, meta FROM articles")
+
+
+# Writes that the server takes, and does not do.
+
+NOTHING = "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+KEPT = (NOTHING, "CREATE TRIGGER kept BEFORE DELETE ON {} FOR EACH ROW EXECUTE FUNCTION nothing()")
+HELD_BACK = (NOTHING, "CREATE TRIGGER held_back BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION nothing()")
+RULE = ("CREATE RULE kept AS ON DELETE TO {} DO INSTEAD NOTHING",)
+
+
+@pytest.mark.parametrize("keeper", [KEPT, RULE], ids=["trigger", "rule"])
+async def test_a_delete_that_a_trigger_or_rule_turns_down_has_not_landed(
+    database: str, keeper: tuple[str, ...]
+) -> None:
+    """Many applications keep what is deleted so. It is told in words, and no receipt says that a write landed."""
+    ddl = [one.format("articles") for one in keeper]
+    async with (
+        opened(database, PLAIN, ARTICLES, *ddl) as text,
+        open_repair_engine(Stores(text=text, vector=MemoryStore("vector"))) as engine,
+    ):
+        sql(database, "INSERT INTO articles (slug, body) VALUES ('a', 'kept')")
+        token = (await look(text, "a")).token
+        (answer,) = await text.remove([Removal(doc_id="a", token=token)])
+        assert WriteStatus.REJECTED is answer.status
+        assert "its rows are still there after they were deleted" in str(answer.error)
+        result = await engine.resolve("a", choice="delete", expected={"text": token, "vector": "absent"})
+    assert (RepairOutcome.FAILED, ("vector",)) == (result.outcome, result.updated_systems)
+    assert "does a trigger or a rule keep them?" in str(result.error)
+    assert [("kept",)] == sql(database, "SELECT body FROM articles")
+
+
+@pytest.mark.parametrize("mode", ["joined", "chunks", "presence"])
+async def test_chunks_that_stay_after_their_delete_are_not_doubled(database: str, mode: str) -> None:
+    """The new ones would stand beside the old."""
+    tables(database)
+    sql(database, "INSERT INTO articles VALUES ('a', 'new', 1)")
+    sql(database, f"INSERT INTO chunks (article, position, content, embedding) VALUES ('a', 0, 'old', '{[1] * 16}')")
+    sql(database, *(one.format("chunks") for one in KEPT))
+    async with opened_chunks(database, mode) as store:
+        (refused,) = await write(store, make_document("a", "new"))
+        assert WriteStatus.REJECTED is refused.status
+        assert "its rows are still there after they were deleted" in str(refused.error)
+    assert [("old",)] == sql(database, "SELECT content FROM chunks")
+
+
+async def test_a_new_row_that_is_not_made_is_told_alone(database: str) -> None:
+    """A trigger turns every new row down: that is no race, and nobody is told to look again."""
+    ddl = [one.format("articles") for one in HELD_BACK]
+    ddl[1] = ddl[1].replace("FOR EACH ROW", "FOR EACH ROW WHEN (NEW.slug <> 'b')")
+    async with opened(database, PLAIN, ARTICLES, *ddl) as store:
+        refused, landed = await write(store, *(make_document(one, "x", number=None) for one in ("a", "b")))
+        assert (WriteStatus.REJECTED, WriteStatus.LANDED) == (refused.status, landed.status)
+        assert "makes no row of it and reports no error" in str(refused.error)
+    assert [("b",)] == sql(database, "SELECT slug FROM articles")
+
+
+async def test_an_id_that_the_column_takes_for_another_is_refused_in_words(database: str) -> None:
+    """Blanks at the end mean nothing to char, so that "a " cannot be made beside "a"."""
+    async with opened(database, PLAIN, "CREATE TABLE articles (slug char(9) PRIMARY KEY, body text)") as store:
+        sql(database, "INSERT INTO articles VALUES ('a', 'x')")
+        (refused,) = await write(store, make_document("a ", "y", number=None))
+        assert WriteStatus.REJECTED is refused.status
+        assert "its column's type or collation takes for the same" in str(refused.error)
+    assert [("x",)] == sql(database, "SELECT body FROM articles")

@@ -35,7 +35,7 @@ from ._postgres_catalog import (
 )
 from ._postgres_layout import Looking, Put, Row, View
 from ._postgres_mapping import ChunkMapping
-from ._postgres_table import TextTable, difference, find_text_table, unique_columns
+from ._postgres_table import TextTable, difference, find_text_table, prove_gone, unique_columns
 from ._postgres_writing import RowRefused
 from ._vector_preparing import Payload
 
@@ -97,13 +97,13 @@ def find_chunk_table(session: Session, mapping: ChunkMapping) -> ChunkTable:
     source = None
     if mapping.source is not None:
         source = find_text_table(session, mapping.source, alias="a", written=False)
-        unique_columns(source)
         if _family(source.id.column) != _family(document):
             problem = (
                 f"column {mapping.source.id!r} is of type {source.id.column.kind}, and {mapping.under}.document of type"
                 f" {document.kind}; name the one that the other refers to"
             )
             raise InvalidValue(f"{mapping.source.under}.id", problem)
+        unique_columns(source)
     dimensions = f"cardinality(c.{embedding.quoted})"
     if not embedding.kind.startswith("_"):
         extension = find_extension(session)
@@ -309,6 +309,7 @@ class ChunkTableWriter:
     def erase(self, session: Session, doc_ids: Sequence[str]) -> None:
         if doc_ids:
             session.execute(self._erase, {"ids": list(doc_ids)})
+            prove_gone(session, self._view, doc_ids)
 
     def _columns(self) -> list[str]:
         return [*self._table.mapping.columns.values(), *self._table.mapping.insert]
