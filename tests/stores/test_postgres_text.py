@@ -491,9 +491,25 @@ async def test_settings(database: str, tmp_path: Path) -> None:
     for settings in ({"dsn": database}, single):
         async with postgres_text_from_settings(settings, **options) as store:
             assert 0 == await store.count()
+    for encoding in ("utf8", "latin1"):  # as strings for other programs may say
+        async with postgres_text_from_settings({"dsn": f"{database} client_encoding={encoding}"}, **options) as store:
+            (seen,) = await put(store, make_document("ä", "日本"))
+            assert seen.intact
+            await take_away(store, "ä")
     for settings, key in (
         ({"dsn": f"postgresql://u:{PASSWORD}@[broken"}, "dsn"),
         ({"dsn": 5}, "dsn"),
+        # Passwords that are not escaped: what libpq takes for host, port or database is a part of them.
+        ({"dsn": "postgresql://u:1/wrong-secret@db/name"}, "dsn"),
+        ({"dsn": "postgresql://u:x/wrong-secret@db/name"}, "dsn"),
+        ({"dsn": "postgresql://u:x@wrong-secret@db/name"}, "dsn"),
+        ({"dbname": "postgresql://u:wrong-secret@db/name"}, "dbname"),
+        ({"host": f"host=db password={PASSWORD}"}, "host"),
+        ({"dsn": "postgresql://u:wrong-secret@db:five/name"}, "port"),
+        ({"dsn": f"{database} port=99999"}, "port"),
+        ({"dsn": f"{database} connect_timeout=soon"}, "connect_timeout"),
+        ({"sslmode": "on"}, "sslmode"),
+        ({"target_session_attrs": "master"}, "target_session_attrs"),
         ({"port": "5432"}, "port"),
         ({"port": 0}, "port"),
         ({"host": ""}, "host"),

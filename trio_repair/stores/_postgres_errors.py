@@ -61,6 +61,8 @@ _SIGNS: Final[Mapping[str, str]] = {
     "starting up": "the server is starting up",
     "shutting down": "the server is shutting down",
     "recovery": "the server recovers",
+    "definition of service": "there is no such service; look at service and the file of services",
+    "hot standby": "it is no standby, and target_session_attrs asks for one",
     "session is read-only": "it is read-only, and target_session_attrs asks for another; is it a standby?",
     "session is not read-only": "it is not read-only, and target_session_attrs asks for that",
     "refused": "nothing listens there; is the server running?",

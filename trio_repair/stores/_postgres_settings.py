@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -23,6 +23,21 @@ _TEXTS: Final = (
     *("target_session_attrs", "application_name"),
 )
 """Settings that libpq knows by the same name."""
+
+_CHOICES: Final[Mapping[str, Sequence[str]]] = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "gssencmode": ("disable", "prefer", "require"),
+}
+_NUMBERS: Final = frozenset(
+    {
+        *("connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+        "tcp_user_timeout",
+    }
+)
+_ENCODING: Final = "client_encoding"
+"""What a string for other programs may say; here it is always UTF8."""
 
 SERVER_SETTINGS: Final = ("dsn", *_TEXTS, "port", "connect_timeout", "statement_timeout", "lock_timeout")
 """Settings that say which server, and how long it may take."""
@@ -47,13 +62,42 @@ def make_server(
     if parameters is None:  # libpq's complaint quotes the string
         problem = "is not a connection string; write postgresql://user@host/dbname or host=... dbname=..."
         raise InvalidValue("dsn", problem)
+    if "://" in dsn and any("@" in str(parameters.get(key, "")) for key in ("host", "port", "dbname")):
+        # Else what follows would be shown as the name of a host or database.
+        problem = (
+            "has an '@', '/' or ':' in its password; write %40 for @, %2F for / and %3A for :, or set password alone"
+        )
+        raise InvalidValue("dsn", problem)
+    check_parameters(parameters)
     defaults = {"application_name": "trio-repair", "connect_timeout": round(CONNECT_TIMEOUT)}
     return Server(
         store=store,
-        parameters={**defaults, **parameters},
+        parameters={**defaults, **{key: value for key, value in parameters.items() if key != _ENCODING}},
         statement_timeout=check_seconds("statement_timeout", statement_timeout),
         lock_timeout=check_seconds("lock_timeout", lock_timeout),
     )
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """See that libpq will take these values; it would say so no sooner than with the first connection.
+
+    Raises:
+        InvalidValue: it will not. Nothing that could be a password is quoted.
+    """
+    for key, value in parameters.items():
+        said = str(value)
+        if key in _CHOICES and said not in _CHOICES[key]:
+            raise InvalidValue(key, f"must be one of {', '.join(_CHOICES[key])}, not {quoted(said)}")
+        if key in {"host", "hostaddr", "dbname"} and ("://" in said or "password=" in said):
+            raise InvalidValue(key, "holds a whole connection string; that is for dsn")
+        if key == "port" and not all(_is_port(one) for one in said.split(",")):
+            raise InvalidValue(key, "must be a number from 1 to 65535")
+        if key in _NUMBERS and not said.strip().lstrip("-").isdecimal():
+            raise InvalidValue(key, f"must be a whole number, not {quoted(said)}")
+
+
+def _is_port(said: str) -> bool:
+    return not said or (said.isascii() and said.isdecimal() and 1 <= int(said) <= 65535)
 
 
 def server_setting(settings: Mapping[str, Any], store: str) -> Server:
@@ -83,6 +127,7 @@ def server_setting(settings: Mapping[str, Any], store: str) -> Server:
     if timeout is not None:
         given["connect_timeout"] = max(2, round(timeout))  # libpq counts in whole seconds, and takes 1 for 2
     known = make_server(store, dsn).parameters
+    check_parameters(given)
     twice = sorted(key for key in given if dsn and key in psycopg.conninfo.conninfo_to_dict(dsn))
     if twice:
         raise InvalidValue(twice[0], "stands in dsn too; say it once")
