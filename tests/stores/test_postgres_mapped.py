@@ -391,6 +391,13 @@ OTHERS = (
         ({"metadata": "title"}, "table.metadata", "is of type text; usable are json, jsonb"),
         ({"where": "tennant = 7"}, "table.where", "is no condition that the server takes on public.articles"),
         ({"where": "tenant ="}, "table.where", "SQLSTATE 42601"),
+        ({"where": "articles.tenant = 7"}, "table.where", "write its columns without the name of the table"),
+        ({"where": "tenant = 'seven'"}, "table.where", "SQLSTATE 22P02"),
+        ({"where": "slug ~ '('"}, "table.where", "SQLSTATE 2201B"),
+        ({"where": "tenant = 7) OR (TRUE"}, "table.where", "SQLSTATE 42601"),
+        ({"where": "TRUE ORDER BY 1"}, "table.where", "SQLSTATE 42601"),
+        ({"where": "TRUE); CREATE TABLE made_by_it (x int); SELECT (1"}, "table.where", "SQLSTATE 42601"),
+        ({"where": "TRUE; CREATE TABLE made_by_it (x int)"}, "table.where", "SQLSTATE 42601"),
         ({"insert": {"colour": 1}}, "table.insert", "has no column 'colour'"),
         ({"insert": {"body": "x"}}, "table.insert.body", "is mapped already, as text"),
         ({"version": "body"}, "table.version", "is the same column as text"),
@@ -414,6 +421,7 @@ async def test_a_mapping_that_cannot_be_used_is_named(
     assert field == refused.value.field
     assert words in refused.value.problem
     assert "\n" not in str(refused.value)
+    assert [(None,)] == sql(database, "SELECT to_regclass('made_by_it')")
 
 
 async def test_settings_of_a_configuration_file(database: str) -> None:

@@ -93,7 +93,7 @@ def find_chunk_table(session: Session, mapping: ChunkMapping) -> ChunkTable:
     embedding = relation.column(mapping.embedding, "embedding", _VECTORS)
     for name in mapping.insert:
         relation.column(name, "insert")
-    check_condition(session, relation, mapping.where)
+    check_condition(session, relation, mapping.where, "c")
     source = None
     if mapping.source is not None:
         source = find_text_table(session, mapping.source, alias="a", written=False)

@@ -186,8 +186,8 @@ def condition(where: str | None) -> str:
     return "TRUE" if where is None else "(" + where.replace("%", "%%") + "\n)"
 
 
-def check_condition(session: Session, relation: Relation, where: str | None) -> None:
-    """See that the server takes the operator's condition.
+def check_condition(session: Session, relation: Relation, where: str | None, alias: str) -> None:
+    """See that the server takes the operator's condition, by itself and in brackets: that it is one, and nothing else.
 
     Raises:
         InvalidValue: it does not.
@@ -195,15 +195,21 @@ def check_condition(session: Session, relation: Relation, where: str | None) -> 
     if where is None:
         return
     failure: psycopg.Error
+    selected = f"SELECT 1 FROM {relation.sql} AS {alias} WHERE"
     try:
-        session.execute(f"SELECT 1 FROM {relation.sql} WHERE {condition(where)} LIMIT 0")
+        for one in (condition(where), condition(where)[1:-1]):
+            # What has bound values is one statement, or it is refused.
+            session.execute(f"{selected} {one} LIMIT %s", (0,))
     except psycopg.Error as error:
-        if sqlstate(error)[:2] != "42" or sqlstate(error) == "42501":
+        # A constant of it may be none of its type: class 22.
+        if sqlstate(error)[:2] not in {"22", "42"} or sqlstate(error) == "42501":
             raise
         failure = error
     else:
         return
     problem = f"is no condition that the server takes on {relation.words} (SQLSTATE {sqlstate(failure)})"
+    if sqlstate(failure) == "42P01":
+        problem += "; write its columns without the name of the table"
     raise InvalidValue(f"{relation.under}.where", problem) from without_content(failure)
 
 

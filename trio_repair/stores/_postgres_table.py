@@ -148,7 +148,7 @@ def find_text_table(session: Session, mapping: TextMapping, *, alias: str = "d",
         metadata = mapping.metadata
     for name in mapping.insert:
         relation.column(name, "insert")
-    check_condition(session, relation, mapping.where)
+    check_condition(session, relation, mapping.where, alias)
     return TextTable(
         mapping=mapping,
         relation=relation,
