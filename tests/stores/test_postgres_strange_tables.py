@@ -166,3 +166,39 @@ async def test_an_id_that_the_column_takes_for_another_is_refused_in_words(datab
         assert WriteStatus.REJECTED is refused.status
         assert "its column's type or collation takes for the same" in str(refused.error)
     assert [("x",)] == sql(database, "SELECT body FROM articles")
+
+
+# Types.
+
+
+async def test_a_type_that_allows_no_null_may_be_that_of_a_column_that_is_not_mapped(database: str) -> None:
+    """It gets its default, or keeps its value, and has no part in what is written; nor has a type of an odd name."""
+    ddl = (
+        "CREATE DOMAIN filled AS text NOT NULL",
+        """CREATE DOMAIN "%s odd" AS text CHECK (VALUE IS NOT NULL AND VALUE <> 'bad')""",
+        "ALTER TABLE articles ADD owner filled DEFAULT 'nobody', DROP COLUMN body",
+        """ALTER TABLE articles ADD body "%s odd", ADD "b%s" varchar(3)""",
+    )
+    chunks = CHUNKS.replace("tenant integer NOT NULL", "tenant filled")
+    async with opened(database, {**PLAIN, "insert": {"b%s": "abc"}}, ARTICLES, *ddl, chunks) as store:
+        sql(database, "INSERT INTO articles (slug, body, owner) VALUES ('a', 'old', 'somebody')")
+        documents = (make_document(one, one, number=None) for one in ("a", "b", "bad"))
+        assert [WriteStatus.LANDED, WriteStatus.LANDED, WriteStatus.REJECTED] == [
+            one.status for one in await write(store, *documents)
+        ]
+    held = sql(database, """SELECT slug, body, owner, "b%s" FROM articles ORDER BY slug""")
+    assert [("a", "a", "somebody", None), ("b", "b", "nobody", "abc")] == held
+    async with opened_chunks(database, "text") as store:
+        assert [WriteStatus.LANDED] == [one.status for one in await write(store, make_document("a", "text"))]
+    assert [("7",)] == sql(database, "SELECT tenant FROM chunks")
+
+
+@pytest.mark.parametrize("kind", ["vector(3)", "halfvec(3)"])
+async def test_a_column_for_vectors_of_another_length_is_told_at_once(database: str, kind: str) -> None:
+    """Each repair would fail with it."""
+    tables(database)
+    sql(database, f"ALTER TABLE chunks DROP COLUMN embedding, ADD COLUMN embedding {kind}")
+    with pytest.raises(InvalidValue, match="takes vectors of 3 numbers, and the embedder makes 16") as refused:
+        async with opened_chunks(database, "text"):
+            pass
+    assert "table.embedding" == refused.value.field

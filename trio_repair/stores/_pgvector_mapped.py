@@ -77,7 +77,7 @@ def chunk_finder(
         raise InvalidValue(mapping.under, "has no place for metadata, which is part of the content here")
 
     def find(session: Session, thread: StoreThread[Session]) -> MappedVectorStore:
-        table = find_chunk_table(session, mapping)
+        table = find_chunk_table(session, mapping, preparing.identity.dimension)
         looking = chunk_looking(table, preparing.identity)
         view: View = SortedView(server.store, content, looking)
         if mapping.compare == "chunks":

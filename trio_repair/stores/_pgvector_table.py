@@ -78,8 +78,8 @@ class ChunkTable:
         return f"FROM {self.relation.sql} AS c WHERE {self.id.raw} = d.{_KEY} AND {self.held}"
 
 
-def find_chunk_table(session: Session, mapping: ChunkMapping) -> ChunkTable:
-    """The table that a mapping names.
+def find_chunk_table(session: Session, mapping: ChunkMapping, dimension: int) -> ChunkTable:
+    """The table that a mapping names, for vectors of this many numbers.
 
     Raises:
         InvalidValue: it, or a column, is not there or cannot be used so; the setting is named.
@@ -91,6 +91,12 @@ def find_chunk_table(session: Session, mapping: ChunkMapping) -> ChunkTable:
 
     document = relation.column(mapping.document, "document", ID_KINDS)
     embedding = relation.column(mapping.embedding, "embedding", _VECTORS)
+    if not embedding.kind.startswith("_") and embedding.modifier not in {-1, dimension}:
+        problem = (
+            f"column {mapping.embedding!r} takes vectors of {embedding.modifier} numbers, and the embedder makes"
+            f" {dimension}; name the embedder that the application uses"
+        )
+        raise InvalidValue(f"{mapping.under}.embedding", problem)
     for name in mapping.insert:
         relation.column(name, "insert")
     check_condition(session, relation, mapping.where, "c")
@@ -298,9 +304,10 @@ class ChunkTableWriter:
         columns = [table.relation.columns[name] for name in self._columns()]
         names = ", ".join(column.quoted for column in columns)
         values = ", ".join(f"r.{column.quoted}" for column in columns)
+        defined = ", ".join(column.defined for column in columns)
         session.execute(
             f"INSERT INTO {table.relation.sql} ({names}) SELECT {values} FROM unnest(%(rows)b::text[]) AS s (fields),"
-            f" jsonb_populate_record(NULL::{table.relation.sql}, s.fields::jsonb) AS r",
+            f" jsonb_to_record(s.fields::jsonb) AS r ({defined})",
             {"rows": rows},
         )
         self._prove(session, puts)

@@ -26,7 +26,7 @@ _RELATION: Final = (
 )
 _COLUMNS: Final = (
     "SELECT a.attname::text, coalesce(b.typname, t.typname)::text, a.attnotnull,"
-    " a.attgenerated <> '' OR a.attidentity = 'a'"
+    " a.attgenerated <> '' OR a.attidentity = 'a', pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypmod"
     " FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid"
     " LEFT JOIN pg_catalog.pg_type AS b ON b.oid = nullif(t.typbasetype, 0)"
     " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
@@ -50,11 +50,20 @@ class Column:
     """NOT NULL."""
     computed: bool
     """Nobody but the server can set it."""
+    declared: str
+    """Its type as it stands in a definition of the table."""
+    modifier: int
+    """Of a type of vectors, how many numbers it takes; -1 for any."""
 
     @property
     def quoted(self) -> str:
         """Its name as it stands in a statement."""
         return quoted_name(self.name)
+
+    @property
+    def defined(self) -> str:
+        """Name and type, as they stand in a list of columns."""
+        return f"{self.quoted} {self.declared.replace('%', '%%')}"
 
 
 @attrs.frozen(kw_only=True)
@@ -119,7 +128,7 @@ def find_relation(session: Session, under: str, name: str) -> Relation:
     if kind not in {"r", "p"}:
         raise InvalidValue(key, f"{name!r} is {_KINDS.get(kind, 'something else')}, not a table")
     columns = {
-        row[0]: Column(name=row[0], kind=row[1], required=row[2], computed=row[3])
+        row[0]: Column(name=row[0], kind=row[1], required=row[2], computed=row[3], declared=row[4], modifier=row[5])
         for row in session.execute(_COLUMNS, (oid,)).fetchall()
     }
     indexes = session.execute(_INDEXES, (oid,)).fetchall()

@@ -323,9 +323,11 @@ class TextTableWriter:
         """A table ``n`` of what is written, under names that are in nobody's way."""
         table = self._table.relation
         named = ", ".join(f"r.{table.columns[name].quoted} AS trio_repair_{nth}" for nth, name in enumerate(columns))
+        # These columns and no others: a type of another one may allow no row without a value of it.
+        defined = ", ".join(table.columns[name].defined for name in columns)
         return (
             f"(SELECT s.doc_id AS trio_repair_id, {named} FROM unnest(%(doc_ids)b::text[], %(rows)b::text[])"
-            f" AS s (doc_id, fields), jsonb_populate_record(NULL::{table.sql}, s.fields::jsonb) AS r) AS n"
+            f" AS s (doc_id, fields), jsonb_to_record(s.fields::jsonb) AS r ({defined})) AS n"
         )
 
     def _update(self, columns: Sequence[str]) -> str:
