@@ -325,6 +325,8 @@ async def test_the_version_that_is_offered_counts_what_others_write(database: st
         offered = {one.name: one for one in await store.preparations()}
         assert {"id-order", "version"} == offered.keys()
         await store.apply([offered["version"]])
+    async with open_postgres_table(database, PLAIN) as store:
+        assert ["id-order"] == [one.name for one in await store.preparations()]
     sql(database, "INSERT INTO articles (slug, body) VALUES ('a', 'x')", "UPDATE articles SET body = 'y'")
     async with open_postgres_table(database, {**PLAIN, "version": "repair_version"}) as store:
         seen = await look(store, "a")
@@ -399,6 +401,7 @@ OTHERS = (
         ({"where": "TRUE); CREATE TABLE made_by_it (x int); SELECT (1"}, "table.where", "SQLSTATE 42601"),
         ({"where": "TRUE; CREATE TABLE made_by_it (x int)"}, "table.where", "SQLSTATE 42601"),
         ({"insert": {"colour": 1}}, "table.insert", "has no column 'colour'"),
+        ({"insert": {"tenant": float("inf")}}, "table.insert.tenant", "a number that is finite"),
         ({"insert": {"body": "x"}}, "table.insert.body", "is mapped already, as text"),
         ({"version": "body"}, "table.version", "is the same column as text"),
         ({"order_by_updated_at": True}, "table.updated_at", "is missing"),

@@ -10,6 +10,7 @@ import pytest
 if os.environ.get("CI") != "true":
     pytest.importorskip("psycopg", reason="psycopg is not installed; pip install -e '.[postgres]'")
 
+import psycopg.conninfo
 from sqlite_support import look, write
 from test_pgvector_mapped import CHUNKS, tables
 from test_pgvector_mapped import opened as opened_chunks
@@ -202,3 +203,68 @@ async def test_a_column_for_vectors_of_another_length_is_told_at_once(database: 
         async with opened_chunks(database, "text"):
             pass
     assert "table.embedding" == refused.value.field
+
+
+@pytest.mark.parametrize(
+    ("table", "doc_id", "text", "words"),
+    [
+        ("slug text PRIMARY KEY, body varchar(3)", "a", "long", "is too long for its column"),
+        ("slug smallint PRIMARY KEY, body text", "70000", "x", "is too large a number for its column"),
+        ("slug integer PRIMARY KEY, body text", "a", "x", "is not of the type of its column"),
+        ("slug uuid PRIMARY KEY, body text", "a", "x", "is not of the type of its column"),
+    ],
+)
+async def test_what_does_not_fit_its_column_is_told_in_words(
+    database: str, table: str, doc_id: str, text: str, words: str
+) -> None:
+    """An operator need not know what a SQLSTATE stands for."""
+    async with opened(database, PLAIN, f"CREATE TABLE articles ({table})") as store:
+        (refused,) = await write(store, make_document(doc_id, text, number=None))
+        assert WriteStatus.REJECTED is refused.status
+        assert words in str(refused.error)
+
+
+# Rows that a policy hides.
+
+
+@pytest.mark.parametrize(
+    ("policies", "hides"),
+    [
+        ((), True),
+        (("CREATE POLICY own ON articles USING (tenant = 7)",), True),
+        (("CREATE POLICY theirs ON articles TO pg_monitor USING (true)",), True),
+        (("CREATE POLICY write ON articles FOR INSERT WITH CHECK (true)",), True),
+        (("CREATE POLICY all_of_it ON articles FOR SELECT TO clerk USING (true)",), False),
+        (
+            (
+                "CREATE POLICY all_of_it ON articles USING (true)",
+                "CREATE POLICY but ON articles AS RESTRICTIVE USING (tenant = 7)",
+            ),
+            True,
+        ),
+        (("ALTER TABLE articles DISABLE ROW LEVEL SECURITY",), False),
+        (("ALTER ROLE clerk BYPASSRLS",), False),
+    ],
+)
+async def test_a_user_from_whom_rows_are_hidden_is_refused(
+    database: str, policies: tuple[str, ...], hides: bool
+) -> None:
+    """What a policy hides would be missing: its chunks would be orphans, and be deleted."""
+    sql(database, ARTICLES, CHUNKS, "INSERT INTO articles (slug, body, tenant) VALUES ('a', 'x', 7), ('b', 'y', 8)")
+    sql(database, "DROP ROLE IF EXISTS clerk", "CREATE ROLE clerk LOGIN PASSWORD 'files'")
+    sql(database, "GRANT SELECT ON articles, chunks TO clerk", "ALTER TABLE articles ENABLE ROW LEVEL SECURITY")
+    sql(database, *policies)
+    clerk = psycopg.conninfo.make_conninfo(database, user="clerk", password="files")
+    try:
+        for store in (open_postgres_table(clerk, PLAIN), opened_chunks(clerk, "chunks", source=dict(PLAIN))):
+            if hides:
+                with pytest.raises(InvalidValue, match="row-level security may hide rows"):
+                    async with store:
+                        pass
+            else:
+                async with store as one:
+                    assert one.traits
+        async with open_postgres_table(database, PLAIN) as store:  # its owner is bound by no policy
+            assert 2 == await store.count()
+    finally:
+        sql(database, "DROP OWNED BY clerk", "DROP ROLE clerk")

@@ -37,6 +37,13 @@ _INDEXES: Final = (
     " JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.num ORDER BY k.nth)"
     " FROM pg_catalog.pg_index AS i WHERE i.indrelid = %s AND i.indisvalid AND i.indexprs IS NULL"
 )
+_HIDES: Final = (
+    "SELECT pg_catalog.row_security_active(%(oid)s::oid) AND (count(*) FILTER (WHERE NOT p.polpermissive) > 0"
+    " OR count(*) FILTER (WHERE p.polpermissive AND pg_catalog.pg_get_expr(p.polqual, p.polrelid) = 'true') = 0)"
+    " FROM pg_catalog.pg_policy AS p WHERE p.polrelid = %(oid)s::oid AND p.polcmd IN ('r', '*')"
+    " AND EXISTS (SELECT 1 FROM unnest(p.polroles) AS r WHERE r = 0 OR pg_catalog.pg_has_role(r, 'USAGE'))"
+)
+"""Whether policies may keep rows from this user: some that he must pass, or none that lets all through."""
 _KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
 
 
@@ -127,6 +134,12 @@ def find_relation(session: Session, under: str, name: str) -> Relation:
     oid, kind, schema, plain = found
     if kind not in {"r", "p"}:
         raise InvalidValue(key, f"{name!r} is {_KINDS.get(kind, 'something else')}, not a table")
+    if session.execute(_HIDES, {"oid": oid}).fetchone() == (True,):
+        problem = (
+            f"row-level security may hide rows of {schema}.{plain} from this user, which would be taken for missing;"
+            " give the user BYPASSRLS, or a policy for SELECT USING (true), and say in where which rows are meant"
+        )
+        raise InvalidValue(key, problem)
     columns = {
         row[0]: Column(name=row[0], kind=row[1], required=row[2], computed=row[3], declared=row[4], modifier=row[5])
         for row in session.execute(_COLUMNS, (oid,)).fetchall()
