@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -264,8 +265,10 @@ def _insert(given: Mapping[str, Any], under: str) -> Mapping[str, Any]:
         raise InvalidValue(f"{under}.insert", "must be a table of columns and their values in new rows")
     for column, constant in value.items():
         check_name(column, f"{under}.insert.{column}")
-        if not isinstance(constant, (str, int, float, bool)):
-            raise InvalidValue(f"{under}.insert.{column}", "must be a string, a number, true or false")
+        if not isinstance(constant, (str, int, float, bool)) or not math.isfinite(
+            0 if isinstance(constant, str) else constant
+        ):
+            raise InvalidValue(f"{under}.insert.{column}", "must be a string, a number that is finite, true or false")
     return value
 
 

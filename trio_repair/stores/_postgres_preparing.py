@@ -35,7 +35,8 @@ def text_preparations(store: str, table: TextTable, *, served: bool) -> list[Pre
     found = []
     if not served:
         found.append(_order(table.relation, table.id))
-    if not table.numbered:
+    # The column that is there already lacks nothing but to be named in the settings.
+    if not table.numbered and _COLUMN not in table.relation.columns:
         found.append(_version(store, table))
     return found
 

@@ -7,7 +7,8 @@ absent cannot be locked; whoever inserts one first has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import attrs
 import psycopg
@@ -22,6 +23,14 @@ from ._postgres_layout import Put, View, Writer, row_token
 _BEGIN = ("BEGIN ISOLATION LEVEL READ COMMITTED", "SET LOCAL trio_repair.own = 'on'")
 """The setting tells the triggers on our own tables that it is us. Not READ WRITE: whoever makes a server read-only by
 default_transaction_read_only means us too, and a standby refuses these words as something that it does not know."""
+
+
+_UNFIT: Final[Mapping[str, str]] = {
+    "22001": "its id, or a value of it or of table.insert, is too long for its column",
+    "22003": "its id, its version, or a value of it or of table.insert, is too large a number for its column",
+    "22007": "a value of it or of table.insert is no moment, as its column wants one",
+    "22P02": "its id, or a value of it or of table.insert, is not of the type of its column",
+}
 
 
 class RowRefused(psycopg.DataError):
@@ -167,6 +176,8 @@ def _refusal(error: BaseException) -> str:
         return f"PostgreSQL refuses it: constraint {constraint!r} does not hold"
     if state.startswith("54"):
         return "PostgreSQL refuses it: a part of it is larger than the server takes"
+    if state in _UNFIT:
+        return f"PostgreSQL refuses it: {_UNFIT[state]} (SQLSTATE {state})"
     if state:
         return f"PostgreSQL refuses it (SQLSTATE {state})"
     return f"it cannot be sent to PostgreSQL ({type(error).__name__})"
