@@ -12,7 +12,7 @@ if os.environ.get("CI") != "true":
 
 import psycopg.conninfo
 from sqlite_support import look, write
-from test_pgvector_mapped import CHUNKS, tables
+from test_pgvector_mapped import CHUNKS, SOURCE, tables
 from test_pgvector_mapped import opened as opened_chunks
 from test_postgres_mapped import ARTICLES, PLAIN, entries, opened
 from test_postgres_text import sql
@@ -268,3 +268,26 @@ async def test_a_user_from_whom_rows_are_hidden_is_refused(
             assert 2 == await store.count()
     finally:
         sql(database, "DROP OWNED BY clerk", "DROP ROLE clerk")
+
+
+# Sources that cannot be compared with.
+
+
+@pytest.mark.parametrize("revision", ["NULL", "-1", "9007199254740992"])
+async def test_what_has_no_version_to_be_compared_by_is_not_written_again_and_again(
+    database: str, revision: str
+) -> None:
+    """Its chunks could never be seen to be right; a run that finds that out changes nothing, and says why."""
+    tables(database)
+    sql(database, f"INSERT INTO articles VALUES ('a', 'text', {revision}), ('b', 'text', 1)")
+    async with (
+        open_postgres_table(database, SOURCE) as text,
+        opened_chunks(database, "version") as vector,
+        open_repair_engine(Stores(text=text, vector=vector)) as engine,
+    ):
+        jobs = [RepairJob(doc_id=one, strategy=SyncStrategy.TEXT_SOURCE_OF_TRUTH) for one in "ab"]
+        odd, sound = [await engine.execute_repair_job(job) for job in jobs]
+        assert (RepairOutcome.FAILED, ()) == (odd.outcome, odd.updated_systems)
+        assert "it has no version number, and its chunks are compared by that" in str(odd.error)
+        assert RepairOutcome.REPAIRED is sound.outcome
+    assert [("b",)] == sql(database, "SELECT article FROM chunks")

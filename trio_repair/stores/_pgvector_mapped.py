@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from trio_repair import AbsentMeans, ContentDefinition, Document, Fence, InvalidValue, Prepared, StoreError, StoreTraits
+from trio_repair import (
+    AbsentMeans,
+    ContentDefinition,
+    Document,
+    Fence,
+    InvalidValue,
+    Prepared,
+    StoreError,
+    StoreRejected,
+    StoreTraits,
+)
 from trio_repair.abc import Chunker, Embedder
 
 from ._pgvector_layout import check_identity
@@ -57,6 +67,17 @@ class MappedVectorStore(MappedStore):
         **If cancelled:** nothing has changed.
         """
         return await self._preparing.prepare(await super().prepare(documents))
+
+    def _prepare(self, document: Document) -> Prepared | StoreError:
+        version = document.version
+        if self.comparison == "version" and version.number is None and not version.deleted:
+            # Written, it would differ from its source as before, and be written again in each run.
+            problem = (
+                "it has no version number, and its chunks are compared by that; give it one, or let table.compare be"
+                " 'chunks'"
+            )
+            return StoreRejected(self._name, problem, document.doc_id)
+        return super()._prepare(document)
 
     def _suggest(self, session: Session) -> list[Preparation]:
         del session
