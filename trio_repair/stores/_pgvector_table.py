@@ -35,7 +35,8 @@ from ._postgres_catalog import (
 )
 from ._postgres_layout import Looking, Put, Row, View
 from ._postgres_mapping import ChunkMapping
-from ._postgres_table import TextTable, difference, find_text_table, prove_gone, unique_columns
+from ._postgres_proving import difference, prove_gone
+from ._postgres_table import TextTable, find_text_table, unique_columns
 from ._postgres_writing import RowRefused
 from ._vector_preparing import Payload
 

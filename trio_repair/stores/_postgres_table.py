@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from trio_repair import ContentDefinition, Document, InvalidValue, Observation
+from trio_repair import ContentDefinition, Document, InvalidValue
 
 from ._postgres import Session, literal
 from ._postgres_catalog import (
@@ -36,6 +36,7 @@ from ._postgres_catalog import (
 )
 from ._postgres_layout import Looking, Put, View, iso_moment
 from ._postgres_mapping import TextMapping
+from ._postgres_proving import difference, prove_gone
 from ._postgres_writing import RowRefused
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
@@ -366,32 +367,6 @@ class TextTableWriter:
             problem = difference(seen, document, numbered=self._table.numbered)
             if problem is not None:
                 raise RowRefused(problem)
-
-
-def prove_gone(session: Session, view: View, doc_ids: Sequence[str]) -> None:
-    """See that documents whose rows were deleted are gone.
-
-    Raises:
-        RowRefused: one is not.
-    """
-    if view.rows(session, doc_ids):
-        raise RowRefused("its rows are still there after they were deleted; does a trigger or a rule keep them?")
-
-
-def difference(seen: Observation, document: Document, *, numbered: bool) -> str | None:
-    """In what a row that was just written is not the document; None if in nothing."""
-    version, held = document.version, seen.version
-    if held is None:
-        return "its row is none of those that table.where names; give new rows their values by table.insert"
-    if held.deleted != version.deleted:
-        return "its row reads back as " + ("deleted" if held.deleted else "not deleted") + "; does a trigger set that?"
-    if numbered and held.number != version.number:
-        return (
-            f"its row reads back with the number {held.number}, not {version.number}; does a trigger or a type set it?"
-        )
-    if held.digest != version.digest or not seen.intact:
-        return "its row reads back with other content; does a trigger, or a column's type, change it?"
-    return None
 
 
 def _sent(moment: dt.datetime | None) -> str | None:
