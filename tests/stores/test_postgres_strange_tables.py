@@ -11,7 +11,7 @@ if os.environ.get("CI") != "true":
     pytest.importorskip("psycopg", reason="psycopg is not installed; pip install -e '.[postgres]'")
 
 import psycopg.conninfo
-from sqlite_support import look, write
+from store_calls import look, write
 from test_pgvector_mapped import CHUNKS, SOURCE, tables
 from test_pgvector_mapped import opened as opened_chunks
 from test_postgres_mapped import ARTICLES, PLAIN, entries, opened
