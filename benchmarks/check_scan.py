@@ -29,6 +29,12 @@ from trio_repair import AutoRepairConfig, Stores, check
 _LITTLE: Final = 0.001
 """The part that is damaged, of 1, and from how many documents on, for the claim."""
 _MANY: Final = 100_000
+_LARGE: Final = 1_000_000
+FILES: Final = {
+    "check_scan": ("check_scan",),
+    "check_scan_large": ("check_scan", "--documents", f"{_LARGE}", "--damaged", f"{_LITTLE}"),
+}
+"""Stores of a million documents and more, which take long to build, have a file of their own."""
 
 
 def read_sorted(folder: Path) -> None:
@@ -106,7 +112,8 @@ def main(arguments: list[str]) -> None:
                 root = Path(temporary) if options.dir is None else options.dir.resolve()
                 measured.append(measure(prepared(root, count, part), count, part, options.rounds))
     figures = {"rounds": options.rounds, "measured": measured}
-    print(f"written to {_harness.save('check_scan', figures, prog=parser.prog, options=options)}")
+    name = "check_scan" if min(options.documents) < _LARGE else "check_scan_large"
+    print(f"written to {_harness.save(name, figures, prog=parser.prog, options=options)}")
 
 
 def shown(saved: Mapping[str, Any]) -> Shown:

@@ -135,6 +135,20 @@ HAND_MADE: dict[str, dict[str, Any]] = {
             for documents, part, ratio in [(10_000, 0.0, 1.21), (100_000, 0.001, 1.34), (100_000, 0.0, 1.3)]
         ],
     },
+    "check_scan_large": {
+        "rounds": 5,
+        "measured": [
+            {
+                "documents": documents,
+                "damaged": int(documents * part),
+                "damaged_part": part,
+                "check_over_read": spread(ratio),
+                "microseconds_per_document": spread(11.0),
+                "peak_python_bytes": 3_000_000,
+            }
+            for documents, part, ratio in [(1_000_000, 0.001, 1.27), (5_000_000, 0.001, 1.29)]
+        ],
+    },
     "deadline_lateness": {
         "repairs": 10_000,
         "rounds": 5,

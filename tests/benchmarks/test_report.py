@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 CLAIMS: dict[str, list[tuple[str, ...]]] = {
     "alternatives": [],
     "check_scan": [("measured", "1", "check_over_read")],
+    "check_scan_large": [("measured", "0", "check_over_read")],
     "deadline_lateness": [("p99_over_trio", "settled")],
     "engine_cost": [("ratio",)],
     "growth": [("check", "2", "time_over_reference"), ("repair", "2", "time_over_reference")],
