@@ -104,6 +104,13 @@ TRUE = {
     "refused": _trace(*ONCE, _verdict(0.3, "refused"), vector=S.REFUSED),
     "rejected": _trace(*ONCE, _verdict(0.3, "rejected"), vector=S.FAILED),
     "sent twice, then refused": _trace(*ONCE, _sent(0.25), _verdict(0.3, "refused"), vector=S.UNKNOWN),
+    **{
+        f"sent twice, then {verdict}, told as {state.value}": _trace(
+            *ONCE, _sent(0.25), _verdict(0.3, verdict), vector=state
+        )
+        for verdict in ("rejected", "failed")
+        for state in (S.UNKNOWN, S.FAILED)
+    },
     "refused in favour of the decision": _trace(
         *ONCE,
         _verdict(0.3, "refused"),
@@ -176,6 +183,10 @@ LIES = {
         *ONCE, _verdict(0.3, "unknown"), *UNCHANGED, vector=S.FAILED, locked=True
     ),
     "sent twice, then refused, told as refused": _trace(*ONCE, _sent(0.25), _verdict(0.3, "refused"), vector=S.REFUSED),
+    "sent twice, then rejected, told as refused": _trace(
+        *ONCE, _sent(0.25), _verdict(0.3, "rejected"), vector=S.REFUSED
+    ),
+    "sent once and rejected, told as unknown": _trace(*ONCE, _verdict(0.3, "rejected"), vector=S.UNKNOWN),
     "found to have landed, told as consistent": _trace(
         *ONCE,
         _verdict(0.3, "unknown"),

@@ -70,10 +70,12 @@ def _possible(sent: Sequence[Sent], decided: DocumentVersion | None, *, critical
     possible = {StepState.VERIFIED} if landed or explained else {StepState.CONSISTENT}
     if explained and not landed and not critical:
         possible.add(StepState.CONSISTENT)
+    if any(one.doubtful for one in sent):
+        possible.add(StepState.VERIFIED)
     # The fence of what landed held: whatever was sent before it is over.
     after = sent[sent.index(landed[-1]) + 1 :] if landed else sent
     unknown = [one for one in after if one.unknown]
-    if unknown:
+    if unknown or any(one.doubtful for one in after):
         possible.add(StepState.UNKNOWN)
     # What is still on its way may land after any look.
     on_its_way = locked and critical

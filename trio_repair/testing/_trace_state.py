@@ -79,6 +79,13 @@ class Sent:
         return self.verdict in (None, "unknown") or (self.verdict == "refused" and self.again)
 
     @property
+    def doubtful(self) -> bool:
+        """It was sent twice and failed in the end. If it was sent again because its call broke, the first one may have
+        landed, and nobody knows; if that call only failed, nothing was written. The events do not tell which.
+        """
+        return self.again and self.verdict in ("rejected", "failed")
+
+    @property
     def may_have_landed(self) -> bool:
         """A store that failed promises that nothing was written; what is found there is the stronger evidence."""
         return self.landed or self.unknown or self.verdict == "failed"
