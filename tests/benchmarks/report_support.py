@@ -104,6 +104,24 @@ def on_servers(index: str) -> dict[str, Any]:
     }
 
 
+def scans(*measured: tuple[int, float, float]) -> dict[str, Any]:
+    """Checks: how many documents, the part of them that is damaged, and the time over that of a read."""
+    return {
+        "rounds": 5,
+        "measured": [
+            {
+                "documents": documents,
+                "damaged": int(documents * part),
+                "damaged_part": part,
+                "check_over_read": spread(ratio),
+                "microseconds_per_document": spread(11.0),
+                "peak_python_bytes": 3_000_000,
+            }
+            for documents, part, ratio in measured
+        ],
+    }
+
+
 HAND_MADE: dict[str, dict[str, Any]] = {
     "alternatives": {
         "documents": 1000,
@@ -121,34 +139,8 @@ HAND_MADE: dict[str, dict[str, Any]] = {
             "langchain anew": way(10, 2000),
         },
     },
-    "check_scan": {
-        "rounds": 5,
-        "measured": [
-            {
-                "documents": documents,
-                "damaged": int(documents * part),
-                "damaged_part": part,
-                "check_over_read": spread(ratio),
-                "microseconds_per_document": spread(11.0),
-                "peak_python_bytes": 3_000_000,
-            }
-            for documents, part, ratio in [(10_000, 0.0, 1.21), (100_000, 0.001, 1.34), (100_000, 0.0, 1.3)]
-        ],
-    },
-    "check_scan_large": {
-        "rounds": 5,
-        "measured": [
-            {
-                "documents": documents,
-                "damaged": int(documents * part),
-                "damaged_part": part,
-                "check_over_read": spread(ratio),
-                "microseconds_per_document": spread(11.0),
-                "peak_python_bytes": 3_000_000,
-            }
-            for documents, part, ratio in [(1_000_000, 0.001, 1.27), (5_000_000, 0.001, 1.29)]
-        ],
-    },
+    "check_scan": scans((10_000, 0.0, 1.21), (100_000, 0.001, 1.34), (100_000, 0.0, 1.3)),
+    "check_scan_large": scans((1_000_000, 0.001, 1.27), (5_000_000, 0.001, 1.29)),
     "deadline_lateness": {
         "repairs": 10_000,
         "rounds": 5,
