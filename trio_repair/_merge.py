@@ -21,8 +21,9 @@ from ._views import Observation, RangeDigest, RangeListing
 RANGE_SIZE: Final = 1000
 """Documents in a range. Fewer cost more statements, more make it likelier that stores differ somewhere in it."""
 
-RANGES_AT_ONCE: Final = 4
-"""Ranges for one call: going to a store's thread and back costs as much as some hundred documents."""
+RANGES_AT_ONCE: Final = 8
+"""Ranges for one call: going to a store's thread and back costs as much as some hundred documents. Those of three calls
+are under way at a time, and their entries take the memory."""
 
 READ_AHEAD: Final = 1
 """Calls of each store that may be ahead of the comparison, so that no store waits while suspects are looked at."""
@@ -102,15 +103,21 @@ async def _lead(lanes: Mapping[str, Lane], after: str | None, steps: trio.Memory
     leader = lanes["text"]
     others = {role: lane for role, lane in lanes.items() if lane is not leader}
     # What is scanned is kept until it has been compared, so less is read ahead.
-    count = RANGES_AT_ONCE if all(lane.ranged for lane in lanes.values()) else 1
+    most = RANGES_AT_ONCE if all(lane.ranged for lane in lanes.values()) else 1
+    count = 1
     async with steps:
         while True:
             found = await leader.ranges(after, RANGE_SIZE, count)
+            # The first calls are short, so that the others need not wait long before they have something to do.
+            count = min(2 * count, most)
             # Behind its last document, the others may hold more.
             bounds: Sequence[str | None] = [bound for bound, _ in found] or [None]
             text = [digest for _, digest in found] or [RangeDigest.of(b"")]
             asked = {role: lane.digests(after, bounds, RANGE_SIZE) for role, lane in others.items()}
-            await steps.send(_Step(after, bounds, text, asked))
+            try:
+                await steps.send(_Step(after, bounds, text, asked))
+            except trio.BrokenResourceError:
+                return  # the comparison has failed, and tells why
             if not found:
                 return
             after = bounds[-1]
@@ -190,6 +197,8 @@ class _Merge:
                 self._add(Found(one.text.count, ()), one.bound)
             elif one.is_known:
                 await self._compare_entries(one, next(pages))
+                # A store may have answered meanwhile, and wait for its next call.
+                await trio.lowlevel.checkpoint()
             else:
                 (page,) = await self._list([one])
                 await self._compare_entries(one, page)

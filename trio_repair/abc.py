@@ -27,7 +27,18 @@ from ._views import (
     WriteAnswer,
 )
 
-__all__ = ["Chunk", "Chunker", "Embedder", "Instrument", "RangedStore", "Ranges", "ScanPage", "Store", "Stores"]
+__all__ = [
+    "Chunk",
+    "Chunker",
+    "Embedder",
+    "Instrument",
+    "ListingsAtHand",
+    "RangedStore",
+    "Ranges",
+    "ScanPage",
+    "Store",
+    "Stores",
+]
 
 ScanPage: TypeAlias = Sequence[tuple[str, Observation]]
 """Consecutive documents of a scan, in ascending order of doc_id."""
@@ -120,6 +131,15 @@ class Ranges(Protocol):
 
     async def look(self, doc_ids: Sequence[str]) -> Sequence[Observation]:
         """What the snapshot holds of some documents, in the order asked."""
+        ...
+
+
+@runtime_checkable
+class ListingsAtHand(Protocol):
+    """What `Ranges` may offer besides: listings that need no call, for which a check does not wait until one ends."""
+
+    def at_hand(self, after: str | None, bound: str | None) -> RangeListing | None:
+        """What `Ranges.listing` would give, if it is at hand; also asked for while another call is under way."""
         ...
 
 

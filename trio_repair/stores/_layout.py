@@ -38,6 +38,8 @@ from ._sqlite_errors import describe
 
 _PAGE_ROWS: Final = 1000
 _ROWS_PER_INSERT: Final = 500
+ALL: Final = "TRUE"
+"""The condition that every row meets."""
 DIGEST: Final = "nullif(d.digest, '')"
 
 Row: TypeAlias = list[Any]
@@ -83,7 +85,7 @@ class Wholeness:
     proof: str | None = None
     """An aggregate over the range, without which, or if a copy was not found whole, nothing is known of any.
 
-    It has ``{bound}`` where the end of the range goes, as a condition on the table ``x``.
+    The range is what is greater than ``r.after`` and not greater than ``r.bound``.
     """
 
 
@@ -124,7 +126,7 @@ class Layout(abc.ABC):
 
     def visible(self) -> str:
         """The SQL condition for rows that count as held; it may name ``:now``."""
-        return "TRUE"
+        return ALL
 
     def text(self, raw: Any) -> str | None:
         """The text from a `Row`'s text column; None if it cannot be had."""

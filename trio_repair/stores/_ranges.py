@@ -7,6 +7,7 @@ several stores work side by side.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -16,28 +17,39 @@ import attrs
 
 from trio_repair import Observation, RangeDigest, RangeListing, StoreUnavailable
 
-from ._layout import Layout, Wholeness
+from ._layout import ALL, Layout, Wholeness
 from ._sqlite import Session
 
 _PAGE_DOCUMENTS: Final = 1000
-_KEPT_BYTES: Final = 5 * 2**18
-"""How many bytes of entries are kept for listings: 1.25 MiB, some 30,000 documents with short ids. A check needs half
-of that; where ids are so long that it does not fit, ranges that differ are read twice."""
+_KEPT_BYTES: Final = 9 * 2**18
+"""How many bytes of entries are kept for listings: 2.25 MiB, some 27,000 documents with short ids, as many as a check
+has under way. Where ids are so long that they do not fit, ranges that differ are read twice."""
 
-# The place of the nth document, from the index alone. With that, the other statement needs no LIMIT and so no subquery,
-# which would cost half as much again.
-_NTH: Final = (
-    "SELECT d.doc_id FROM documents AS d WHERE d.doc_id > :after{bound} AND {visible}"
-    " ORDER BY d.doc_id LIMIT 1 OFFSET :nth"
+# Where ranges end: the places of the documents that are `:nth` further each time, from the index alone. With that, the
+# other statement needs no LIMIT and so no subquery for it, which would cost half as much again.
+_ENDS: Final = (
+    "WITH RECURSIVE ends (place, doc_id) AS (SELECT 0, :after UNION ALL SELECT place + 1, ("
+    "SELECT d.doc_id FROM documents AS d WHERE d.doc_id > ends.doc_id AND d.doc_id <= ifnull(:bound, x'')"
+    " AND {visible} ORDER BY d.doc_id LIMIT 1 OFFSET :nth - 1"
+    ") FROM ends WHERE place < :count AND doc_id IS NOT NULL)"
+    " SELECT json_group_array(doc_id) FROM ends WHERE place > 0"
 )
-# The order is that of the index, which is asked for by name. `note_odd()` counts and gives '': it is called for copies
-# that are not whole only, while a second aggregate would find out about each document twice.
+# A row for each range, by one statement: for each further one, the interpreter lock would have to be had again, and a
+# busy event loop may keep it for a millisecond. A blob is greater than any text. The order is that of the index, which
+# is asked for by name. `note_odd()` counts and gives "": it is called for copies that are not whole, while another
+# aggregate would find out about each document twice.
 _ENTRIES: Final = (
-    "SELECT count(*), {proof}, CAST(group_concat("
+    "SELECT CASE WHEN {too_many} THEN NULL ELSE (SELECT CAST("
+    "count(*) || ' ' || ifnull({proof}, '') || char(0) || ifnull(group_concat("
     "d.doc_id || char(0) || CASE WHEN {deleted} THEN 't' || ifnull(d.number, '')"
-    " WHEN d.digest > '' AND {whole} THEN d.digest || ' ' || ifnull(d.number, '') ELSE note_odd() END, char(0))"
-    " || char(0) AS BLOB) FROM documents AS d INDEXED BY sqlite_autoindex_documents_1 {join}"
-    " WHERE d.doc_id > :after{bound} AND {visible}"
+    " WHEN d.digest > '' AND {whole} THEN d.digest || ' ' || ifnull(d.number, '') ELSE note_odd() END, char(0)"
+    ") || char(0), '') AS BLOB) FROM documents AS d INDEXED BY sqlite_autoindex_documents_1 {join}"
+    " WHERE d.doc_id > r.after AND d.doc_id <= r.bound AND {visible}) END"
+    " FROM (SELECT value ->> 0 AS after, ifnull(value ->> 1, x'') AS bound FROM json_each(:ranges)) AS r"
+)
+_TOO_MANY: Final = (
+    ":most >= 0 AND EXISTS (SELECT 1 FROM documents AS d WHERE d.doc_id > r.after AND d.doc_id <= r.bound"
+    "{visible} LIMIT 1 OFFSET :most)"
 )
 _PLAIN: Final = "instr(d.digest, char(0)) = 0"
 
@@ -64,8 +76,9 @@ class _Held:
         return self.entries.count(0) == 2 * self.digest.count
 
 
-def _bound(bound: str | None, table: str = "d") -> str:
-    return "" if bound is None else f" AND {table}.doc_id <= :bound"
+def _between(after: str | None, bounds: Sequence[str | None]) -> list[tuple[str | None, str | None]]:
+    """Consecutive ranges, from where they end."""
+    return list(zip([after, *bounds[:-1]], bounds, strict=True))
 
 
 class SqliteRanges:
@@ -118,11 +131,15 @@ class SqliteRanges:
 
         **If cancelled:** nothing has changed.
         """
-        kept = self._kept.get((after, bound))
-        if kept is not None and kept.is_plain:
-            return RangeListing(entries=kept.entries, more=False)
-        listing: RangeListing = await self._run(self._list, after, bound)
+        listing = self.at_hand(after, bound)
+        if listing is None:
+            listing = await self._run(self._list, after, bound)
         return listing
+
+    def at_hand(self, after: str | None, bound: str | None) -> RangeListing | None:
+        """The entries of a range, if they are kept."""
+        kept = self._kept.get((after, bound))
+        return RangeListing(entries=kept.entries, more=False) if kept is not None and kept.is_plain else None
 
     async def look(self, doc_ids: Sequence[str]) -> Sequence[Observation]:
         """What the snapshot holds of some documents, in order.
@@ -145,71 +162,94 @@ class SqliteRanges:
     # In the store's thread.
 
     def _cut(self, session: Session, after: str | None, size: int, count: int) -> list[tuple[str, _Held]]:
+        ends = self._ends(session, after, None, size, count)
         found: list[tuple[str, _Held]] = []
-        while len(found) < count:
-            held = self._read(after, self._nth(session, after, None, size))
-            if not held.digest.count:
-                break
-            after = held.last
-            found.append((after, held))
+        for end, held in zip(ends, self._read(session, _between(after, ends)), strict=True):
+            assert held is not None  # any number is allowed
+            if held.digest.count:
+                found.append((held.last if end is None else end, held))
         return found
 
     def _measure(
         self, session: Session, after: str | None, bounds: Sequence[str | None], most: int
     ) -> list[_Held | None]:
-        found: list[_Held | None] = []
-        for bound in bounds:
-            too_many = self._nth(session, after, bound, most + 1) is not None
-            found.append(None if too_many else self._read(after, bound))
-            after = bound
-        return found
+        return self._read(session, _between(after, bounds), most)
 
     def _list(self, session: Session, after: str | None, bound: str | None) -> RangeListing:
-        end = self._nth(session, after, bound, _PAGE_DOCUMENTS)
-        held = self._read(after, bound if end is None else end)
-        if not held.is_plain:
-            held = self._read(after, bound if end is None else end, doubtful=True)
+        (end,) = self._ends(session, after, bound, _PAGE_DOCUMENTS, 1)
+        page = [(after, bound if end is None else end)]
+        (held,) = self._read(session, page)
+        if held is not None and not held.is_plain:
+            (held,) = self._read(session, page, doubtful=True)
+        assert held is not None  # any number is allowed
         return RangeListing(entries=held.entries, more=end is not None)
 
-    def _nth(self, session: Session, after: str | None, bound: str | None, nth: int) -> str | None:
-        """The id of the nth document of a range; None if it has fewer."""
+    def _ends(self, session: Session, after: str | None, bound: str | None, size: int, count: int) -> list[str | None]:
+        """The ids of every `size`th document, `count` of them; the last one is None where there are no more."""
         session.raise_if_abandoned()
         session.use_reader(self._reader)
-        sql = _NTH.format(bound=_bound(bound), visible=self._layout.visible())
+        sql = _ENDS.format(visible=self._layout.visible())
+        bindings = {"after": after or "", "bound": bound, "nth": size, "count": count, "now": self._layout.clock()}
         try:
-            found = self._reader.execute(sql, {**self._bindings(after, bound), "nth": nth - 1}).get
+            ends: list[str | None] = json.loads(self._reader.execute(sql, bindings).get)
         except UnicodeDecodeError:
             raise self._not_utf8() from None
-        return found if isinstance(found, str) else None
+        return ends
 
-    def _read(self, after: str | None, bound: str | None, *, doubtful: bool = False) -> _Held:
-        """All documents of a range that has so few of them."""
+    def _read(
+        self,
+        session: Session,
+        ranges: Sequence[tuple[str | None, str | None]],
+        most: int = -1,
+        *,
+        doubtful: bool = False,
+    ) -> list[_Held | None]:
+        """What is held of some ranges; None for one with more than `most` documents, if that is not negative."""
+        session.use_reader(self._reader)
         if not self._ways:
             self._reader.create_scalar_function("note_odd", self._note_odd, 0)
             self._ways = self._layout.whole(self._reader)
+        found: dict[int, _Held | None] = {}
+        left = list(range(len(ranges)))
         for way in self._ways:
-            self._odd = 0
-            sql = self._sql(way, bound, doubtful=doubtful)
-            count, proven, entries = self._reader.execute(sql, self._bindings(after, bound)).get
-            if way.proof is None or (proven and not self._odd):
+            edges = [(ranges[index][0] or "", ranges[index][1]) for index in left]
+            bindings = {"ranges": json.dumps(edges, ensure_ascii=False), "most": most, "now": self._layout.clock()}
+            again = []
+            self._odd = 0  # before the first row is made, which is now
+            rows = self._reader.execute(self._sql(way, doubtful=doubtful), bindings)
+            for index, (answer,) in zip(left, rows, strict=True):
+                session.raise_if_abandoned()
+                odd, self._odd = self._odd, 0
+                if answer is None:
+                    found[index] = None
+                    continue
+                head, entries = answer.split(b"\0", 1)
+                count, proven = head.split(b" ")
+                if way.proof is not None and (odd or proven != b"1"):
+                    again.append(index)
+                    continue
+                self._check_ids(entries)
+                digest = RangeDigest(count=int(count), odd=odd, digest=hashlib.sha256(entries).digest())
+                found[index] = _Held(digest, entries)
+            left = again
+            if not left:
                 break
-        entries = b"" if entries is None else entries
-        self._check_ids(entries)
-        return _Held(RangeDigest(count=count, odd=self._odd, digest=hashlib.sha256(entries).digest()), entries)
+        return [found[index] for index in range(len(ranges))]
 
-    def _sql(self, way: Wholeness, bound: str | None, *, doubtful: bool) -> str:
+    def _sql(self, way: Wholeness, *, doubtful: bool) -> str:
         layout = self._layout
+        # That all are not too many can be told from the index alone.
+        too_many = _TOO_MANY.format(visible="")
+        if layout.visible() != ALL:
+            too_many += " AND " + _TOO_MANY.format(visible=f" AND {layout.visible()}")
         return _ENTRIES.format(
-            proof="NULL" if way.proof is None else way.proof.format(bound=_bound(bound, "x")),
+            too_many=too_many,
+            proof="NULL" if way.proof is None else way.proof,
             deleted="d.deleted" if layout.keeps_tombstones else "FALSE",
             whole=f"{_PLAIN} AND {way.condition}" if doubtful else way.condition,
             join=way.join,
-            bound=_bound(bound),
             visible=layout.visible(),
         )
-
-    def _bindings(self, after: str | None, bound: str | None) -> dict[str, Any]:
-        return {"after": "" if after is None else after, "bound": bound, "now": self._layout.clock()}
 
     def _note_odd(self, *_: object) -> str:
         self._odd += 1

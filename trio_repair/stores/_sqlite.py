@@ -30,8 +30,8 @@ but never part of a commit, and nothing when only the process dies."""
 
 SCHEMA_VERSION: Final = 1
 _SMALLEST_PAGE: Final = 512
-_STEPS_BETWEEN_LOOKS: Final = 100_000
-_CACHE_KB: Final = 2 * 1024
+_STEPS_BETWEEN_LOOKS: Final = 500_000
+_CACHE_KB: Final = 1024
 _SPILL_PAGES: Final = 2048
 _READER_CACHE_KB: Final = 512
 """A scan meets each page once, or a few times in a row."""

@@ -144,20 +144,27 @@ class VectorLayout(Layout):
             f" FROM chunks AS k LEFT JOIN {vectors} AS w ON w.rowid = k.chunk_id WHERE k.doc_id = d.doc_id)"
             " = d.chunk_count"
         )
-        # Many documents have one chunk. To see that it is there takes no aggregate. To see that there is no other one,
-        # all are counted at once: where no copy lacks a chunk, as many as there should be means that none is too many.
-        one = (
-            f"LEFT JOIN chunks AS c ON c.doc_id = d.doc_id AND c.ordinal = d.chunk_count - 1"
-            f" LEFT JOIN {vectors} AS v ON v.rowid = c.chunk_id"
+        # Many documents have one chunk. To look up each of these would cost more than everything else; instead, the
+        # chunks of the range are read in order once. Where there are as many as there should be, all with a vector, and
+        # the documents that have a first one are the live ones, then each of these has its one chunk, if those that
+        # should have more do, and nobody has one too many.
+        live, first = "CASE d.deleted WHEN 0 THEN", "CASE k.ordinal WHEN 0 THEN"
+        due = (
+            f"ifnull(sum({live} d.chunk_count END), 0) || ' ' || ifnull(sum({live} d.chunk_count END), 0)"
+            f" || ' ' || count({live} 1 END) || ' ' || ifnull(group_concat({live} d.doc_id END, char(0)), '')"
         )
-        due = "sum(CASE d.deleted WHEN 0 THEN d.chunk_count ELSE 0 END)"
+        held = (
+            f"count(*) || ' ' || count(w.rowid)"
+            f" || ' ' || count({first} 1 END) || ' ' || ifnull(group_concat({first} k.doc_id END, char(0)), '')"
+        )
+        chunks = (
+            f"FROM chunks AS k INDEXED BY sqlite_autoindex_chunks_1 LEFT JOIN {vectors} AS w ON w.rowid = k.chunk_id"
+            " WHERE k.doc_id > r.after AND k.doc_id <= r.bound"
+        )
         return [
             Wholeness(
-                join=one,
-                condition=(
-                    f"d.proven AND {same} AND CASE d.chunk_count WHEN 1 THEN v.rowid IS NOT NULL ELSE {exactly} END"
-                ),
-                proof=f"{due} = (SELECT count(*) FROM chunks AS x WHERE x.doc_id > :after{{bound}})",
+                condition=f"d.proven AND {same} AND (d.chunk_count = 1 OR {exactly})",
+                proof=f"{due} = (SELECT {held} {chunks})",
             ),
             Wholeness(condition=f"d.proven AND {same} AND {exactly}"),
         ]

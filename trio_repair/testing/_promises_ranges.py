@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from trio_repair import Document, Observation, Presence, RangeDigest, RangeListing, StoreTraits, summarize
-from trio_repair.abc import RangedStore, Ranges
+from trio_repair.abc import ListingsAtHand, RangedStore, Ranges
 
 from ._promises_scan import fill
 from ._samples import HOSTILE_IDS
@@ -130,6 +130,10 @@ async def _require_digest(
     digest: RangeDigest,
 ) -> None:
     require(isinstance(digest, RangeDigest), f"a digest is a RangeDigest, not a {type(digest).__name__}")
+    if isinstance(held, ListingsAtHand):
+        listing = held.at_hand(*edges)
+        same = listing is None or listing == await held.listing(*edges)
+        require(same, "a listing that is at hand is not the one that a call gives")
     entries = await _list(held, *edges, len(views))
     _require_entries(entries, views, subject.traits, "in a range")
     require(digest == RangeDigest.of(entries), "the digest of a range is not that of what is listed in it")
