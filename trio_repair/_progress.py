@@ -175,6 +175,14 @@ class Progress:
                     found = (*found, (name, request))
         return found
 
+    @property
+    def is_untouched(self) -> bool:
+        """True if no store was seen, written to, or failed: the receipt is that of a job that never started."""
+        for store in self.stores.values():
+            if store.observed or store.requests or store.detail is not None:
+                return False
+        return True
+
     def receipt(self) -> tuple[ReceiptStep, ...]:
         """A step for each store, in the order text, vector, cache."""
         self._learn()

@@ -77,7 +77,11 @@ class Steps(Generic[T]):
         self._error: BaseException | None = None
 
     async def run(self) -> T:
-        """Run it to its end. **If cancelled:** Cancelled is raised in the coroutine, where it waits."""
+        """Run it to its end. **If cancelled:** the coroutine is closed where it waits, and Cancelled is raised here.
+
+        It is not raised in there: Trio's Cancelled is an abstract class, and every frame that it passes asks in Python
+        whether it is one.
+        """
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
@@ -88,11 +92,14 @@ class Steps(Generic[T]):
             self._task = trio.lowlevel.current_task()
             try:
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
-            except BaseException as error:  # noqa: ASYNC103 - raised where the coroutine waits, and from there
+            except BaseException:  # noqa: ASYNC103 - a repair that is over has a verdict to tell
                 self._cancelled = False
                 # Cancelled in the middle of its last step, it is over: the cancellation comes at the next checkpoint.
                 if not self._over:
-                    self.step(error)
+                    self._over = True
+                    self._waits_for = None
+                    self._coroutine.close()
+                    raise
             finally:
                 self._task = None
         if self._error is not None:
@@ -102,11 +109,11 @@ class Steps(Generic[T]):
                 self._error = None  # its traceback holds this frame
         return self._value
 
-    def step(self, error: BaseException | None = None) -> None:
-        """Go on to the next wait, or to the end; with an error, by raising it."""
+    def step(self) -> None:
+        """Go on to the next wait, or to the end."""
         self._waits_for = None
         try:
-            gather = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+            gather = self._coroutine.send(None)
         except StopIteration as stop:
             self._value, self._over = stop.value, True
         except BaseException as failure:  # noqa: ASYNC103 - raised again in the task that runs it

@@ -12,6 +12,7 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
@@ -36,6 +37,8 @@ from ._verdict import CANCELLED_ERROR, TIMED_OUT_ERROR, Verdict
 from .abc import Stores
 
 logger = logging.getLogger("trio_repair")
+
+_TIMED_OUT: Final = Verdict(RepairOutcome.TIMED_OUT, TIMED_OUT_ERROR)
 
 
 class Supervisor:
@@ -106,8 +109,10 @@ class Supervisor:
             if self.room.is_set():
                 self.room = trio.Event()
             raise trio.WouldBlock
+        # The time of day first: if this thread is held up between the two clocks, the deadline comes late, and not early.
+        left = None if job.deadline is None else (job.deadline - self.wall_clock()).total_seconds()
         now = self.now()
-        deadline = None if job.deadline is None else now + (job.deadline - self.wall_clock()).total_seconds()
+        deadline = None if left is None else now + left
         ticket = Ticket(job, now, deadline, None if stream is None else stream.settled)
         self.tickets[job.id] = ticket
         self.accepted += 1
@@ -277,8 +282,9 @@ class Supervisor:
             waiting = self._store_waited_for(entry)
             if waiting is not None:
                 return Verdict(RepairOutcome.FAILED, waiting)
-            error = TIMED_OUT_ERROR if beside is None else f"{TIMED_OUT_ERROR}; {beside}"
-            return Verdict(RepairOutcome.TIMED_OUT, error)
+            if beside is None:
+                return _TIMED_OUT
+            return Verdict(RepairOutcome.TIMED_OUT, f"{TIMED_OUT_ERROR}; {beside}")
         if failure is not None:
             return Verdict(RepairOutcome.FAILED, f"internal error: {beside}")
         return Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)
@@ -286,12 +292,12 @@ class Supervisor:
     def _store_waited_for(self, entry: Entry) -> str | None:
         """If the attempt could do nothing but wait for a store whose breaker is open: which."""
         progress = entry.progress
-        if progress is None or progress.outstanding():
+        if progress is None:
             return None
         for name, request in progress.waits_for.items():
             # What is only prepared does not wait for the breaker.
             waits = request.answer is None and not request.was_sent and request.operation is not Operation.PREPARE
-            if waits and self.batchers[name].is_open():
+            if waits and self.batchers[name].is_open() and not progress.outstanding():
                 return f"{name} store: is unreachable{self.batchers[name].reason}; check it and repair again"
         return None
 
@@ -383,16 +389,17 @@ class Supervisor:
         job, entry = ticket.job, ticket.entry
         started = entry.first_started_at
         progress = entry.progress
+        touched = progress is not None and not progress.is_untouched
         result = RepairResult(
             doc_id=job.doc_id,
             job_id=job.id,
             outcome=verdict.outcome,
-            updated_systems=() if progress is None else progress.updated_systems(),
+            updated_systems=progress.updated_systems() if progress is not None and touched else (),
             error=None if verdict.outcome.success else verdict.error,
             warnings=() if progress is None else tuple(progress.warnings),
             source=None if progress is None else progress.source,
             version=None if progress is None else progress.version,
-            receipt=self._untouched if progress is None else progress.receipt(),
+            receipt=progress.receipt() if progress is not None and touched else self._untouched,
             attempts=entry.attempts,
             queued_seconds=max(0.0, (self.now() if started is None else started) - ticket.accepted_at),
             running_seconds=entry.running_seconds,
