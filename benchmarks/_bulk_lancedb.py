@@ -47,7 +47,7 @@ class Target:
     def write(self, rows: Sequence[tuple[str, str, str, int, str]], held: dict[str, tuple[int, str, int, int]]) -> None:
         """Replace these documents, which are held so, in one commit."""
         pieces = [CHUNKER.chunk(row[1]) for row in rows]
-        vectors = EMBEDDER._embed_all([chunk.text for chunks in pieces for chunk in chunks])
+        vectors = EMBEDDER.embed_all([chunk.text for chunks in pieces for chunk in chunks])
         columns: dict[str, list[Any]] = {
             name: [] for name in self.table.schema.names if name not in (VECTOR, "updated_at")
         }

@@ -82,7 +82,7 @@ class Vectors:
     def write(self, rows: Sequence[Content], held: dict[str, Held]) -> None:
         """Replace these documents, which are held so, in one transaction."""
         pieces = [CHUNKER.chunk(row[1]) for row in rows]
-        vectors = iter(EMBEDDER._embed_all([chunk.text for chunks in pieces for chunk in chunks]))
+        vectors = iter(EMBEDDER.embed_all([chunk.text for chunks in pieces for chunk in chunks]))
         pack = struct.Struct(f">HH{EMBEDDER.dimension}f").pack
         with self.connection.transaction(), self.connection.cursor() as cursor:
             cursor.execute("SET LOCAL trio_repair.own = 'on'")

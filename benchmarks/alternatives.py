@@ -89,7 +89,7 @@ BASELINE: Final = "trio_repair text"
 def right_chunks(text: str) -> Chunks:
     """The chunks and vectors that a text should have."""
     pieces = [chunk.text for chunk in CHUNKER.chunk(text)]
-    vectors = EMBEDDER._embed_all(pieces)
+    vectors = EMBEDDER.embed_all(pieces)
     return Counter((piece, vector.tobytes()) for piece, vector in zip(pieces, vectors, strict=True))
 
 

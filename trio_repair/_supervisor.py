@@ -109,7 +109,7 @@ class Supervisor:
             if self.room.is_set():
                 self.room = trio.Event()
             raise trio.WouldBlock
-        # The time of day first: if this thread is held up between the two clocks, the deadline comes late, and not early.
+        # The time of day first: held up between the two clocks, the deadline comes late, and not early.
         left = None if job.deadline is None else (job.deadline - self.wall_clock()).total_seconds()
         now = self.now()
         deadline = None if left is None else now + left

@@ -29,7 +29,7 @@ class HashingEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One for each text."""
-        return [list(vector) for vector in EMBEDDER._embed_all(texts)]
+        return [list(vector) for vector in EMBEDDER.embed_all(texts)]
 
     def embed_query(self, text: str) -> list[float]:
         """The same as for a document."""

@@ -28,7 +28,7 @@ class HashingEmbedding(BaseEmbedding):
     """The same vectors as everywhere."""
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return [list(vector) for vector in EMBEDDER._embed_all(texts)]
+        return [list(vector) for vector in EMBEDDER.embed_all(texts)]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]

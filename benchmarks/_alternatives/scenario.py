@@ -34,9 +34,9 @@ class MeteredEmbedder(HashingEmbedder):
         # Appended to from several threads.
         self.calls: list[int] = []
 
-    def _embed_all(self, texts: list[str]) -> list[array[float]]:
+    def embed_all(self, texts: list[str]) -> list[array[float]]:
         self.calls.append(len(texts))
-        return super()._embed_all(texts)
+        return super().embed_all(texts)
 
 
 EMBEDDER: Final = MeteredEmbedder()

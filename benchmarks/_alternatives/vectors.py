@@ -52,7 +52,7 @@ def pack(vector: Sequence[float]) -> bytes:
 
 def embed(texts: Sequence[str]) -> list[bytes]:
     """Vectors as sqlite-vec takes them."""
-    return [vector.tobytes() for vector in EMBEDDER._embed_all(list(texts))]
+    return [vector.tobytes() for vector in EMBEDDER.embed_all(list(texts))]
 
 
 class VectorFile:
@@ -105,7 +105,7 @@ class VectorFile:
                 connection.execute("UPDATE chunks SET text = ? WHERE rowid = ?", (other, rowid))
                 connection.execute("UPDATE vectors SET embedding = ? WHERE rowid = ?", (*embed([other]), rowid))
             for rowid, text in self._rows(scenario.damaged[DivergenceKind.STALE_EMBEDDING]):
-                (vector,) = EMBEDDER._embed_all([text])
+                (vector,) = EMBEDDER.embed_all([text])
                 connection.execute("UPDATE vectors SET embedding = ? WHERE rowid = ?", (vector[::-1].tobytes(), rowid))
             for doc_id in scenario.damaged[DivergenceKind.INCOMPLETE]:
                 rowid, _text = self._rows([doc_id])[-1]

@@ -36,7 +36,7 @@ async def test_texts_that_share_words_are_near() -> None:
 def test_vectors_have_length_one(texts: list[str], dimension: int) -> None:
     """Each vector has `dimension` finite numbers and length 1, or is zero (no words, or words that cancel out)."""
     embedder = HashingEmbedder(dimension)
-    vectors = embedder._embed_all(texts)
+    vectors = embedder.embed_all(texts)
     assert len(texts) == len(vectors)
     for vector in vectors:
         assert dimension == len(vector)
@@ -57,7 +57,7 @@ def test_the_same_in_every_process(seed: str) -> None:
     """Vectors do not depend on the process or PYTHONHASHSEED; this is the digest of the method of that name."""
     program = (
         "import hashlib; from trio_repair.embedding import HashingEmbedder as E;"
-        "print(E(64).model, hashlib.sha256(E(64)._embed_all(['Hello wörld, hello 世界'])[0].tobytes()).hexdigest())"
+        "print(E(64).model, hashlib.sha256(E(64).embed_all(['Hello wörld, hello 世界'])[0].tobytes()).hexdigest())"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

@@ -94,6 +94,27 @@ async def test_empty_queries_and_wrong_ones(tmp_path: Path) -> None:
                 await store.search("red", limit)  # type: ignore[arg-type]  # wrong on purpose
 
 
+async def test_a_word_is_looked_for_once_however_often_it_is_said(tmp_path: Path) -> None:
+    """FTS5 would go along all its places for each time, and a passage of a document can be a query."""
+    assert '"x" "y" "X"' == quote_words("x y x X y x")
+    async with open_sqlite_text(tmp_path / "s.db", create=True) as store:
+        await put(store, make_document("a", "x y " * 50_000), make_document("b", "x"))
+        assert ["a"] == [hit.doc_id for hit in await store.search("x y " * 500)]
+
+
+async def test_a_passage_of_a_long_text(tmp_path: Path) -> None:
+    """It is where the first word is, without a snippet of FTS5, which would take minutes over a hundred thousand hits."""
+    async with open_sqlite_text(tmp_path / "s.db", create=True) as store:
+        long = "other " * 5_000 + "WORDS x " + "x " * 50_000
+        await put(store, make_document("long", long), make_document("short", "words " + "x " * 4_000))
+        passages = {hit.doc_id: hit.snippet for hit in await store.search("words x")}
+        assert "WORDS x x x" in passages["long"]
+        assert 160 == len(passages["long"])
+        assert passages["short"].startswith("[words] [x]")
+        (hit,) = await store.search("other", syntax="fts5")
+        assert hit.snippet.startswith("other other")
+
+
 # Plain SQL.
 
 

@@ -496,3 +496,12 @@ async def test_whole_documents_under_random_cancellation(tmp_path: Path) -> None
         assert 0 < landed < 60
     assert whole(path, "vector")
     assert sound(path)
+
+
+@pytest.mark.parametrize(("dimension", "kib"), [(16, 1024 + 192), (256, 4096), (8192, 1024 + 32 * 1024)])
+async def test_the_page_cache_fits_the_vectors(tmp_path: Path, dimension: int, kib: int) -> None:
+    """Three blobs of 1,024 vectors, so that a write does not read one anew for each vector; and not without end."""
+    async with open_sqlite_vector(
+        tmp_path / "v.db", embedder=HashingEmbedder(dimension), chunker=WindowChunker(), create=True
+    ) as store:
+        assert -kib == await store._run(lambda session: session.main.execute("PRAGMA cache_size").get)

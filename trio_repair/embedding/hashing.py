@@ -61,9 +61,10 @@ class HashingEmbedder:
 
         **If cancelled:** it returns at once; the thread ends by itself.
         """
-        return await trio.to_thread.run_sync(self._embed_all, list(texts), abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(self.embed_all, list(texts), abandon_on_cancel=True)
 
-    def _embed_all(self, texts: list[str]) -> list[array[float]]:
+    def embed_all(self, texts: Sequence[str]) -> list[array[float]]:
+        """What `embed` gives, computed here and now; for `trio_repair.embedding.processes.InProcess`."""
         return [self._vector(text) for text in texts]
 
     def _vector(self, text: str) -> array[float]:

@@ -63,10 +63,26 @@ def embedder_setting(settings: Mapping[str, Any]) -> Embedder:
     Raises:
         InvalidValue: the table is not usable.
     """
-    made = _from_table(settings, "embedder", "hashing", HashingEmbedder, ("dimension",))
+    made = _from_table(settings, "embedder", "hashing", _hashing, ("dimension", "processes"))
     if not isinstance(made, Embedder):
         raise InvalidValue("embedder.kind", "does not return an embedder (see trio_repair.abc.Embedder)")
     return made
+
+
+def _hashing(*, dimension: int = 256, processes: int = 0) -> Embedder:
+    """Feature hashing in a thread, or, with `processes`, in so many processes."""
+    embedder = HashingEmbedder(dimension)
+    if processes == 0:
+        return embedder
+    try:
+        from trio_repair.embedding.processes import InProcess  # noqa: PLC0415 - needs an extra
+    except ModuleNotFoundError:
+        problem = 'needs trio-parallel; install it with: pip install "trio-repair[parallel]"'
+        raise InvalidValue("processes", problem) from None
+    try:
+        return InProcess(embedder.model, dimension, embedder.embed_all, max_processes=processes)
+    except InvalidValue as error:
+        raise InvalidValue("processes", error.problem) from None
 
 
 def chunker_setting(settings: Mapping[str, Any]) -> Chunker:

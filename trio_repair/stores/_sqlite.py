@@ -64,6 +64,8 @@ class SqliteFile:
     create: bool
     synchronous: Synchronous
     load_extensions: Callable[[apsw.Connection], None] | None = None
+    more_cache_kb: int = 0
+    """What the page cache needs beyond that for rows of usual size."""
 
     def __attrs_post_init__(self) -> None:
         if self.synchronous not in {"full", "normal"}:
@@ -210,7 +212,7 @@ class Session:
             if file.load_extensions is not None:
                 file.load_extensions(connection)
             connection.execute(f"PRAGMA synchronous = {file.synchronous}")
-            connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KB + file.more_cache_kb}")
             # Changed pages may be more. A full disk is then told when a batch is committed, in words that can be
             # understood, and not by a virtual table in the middle of a statement.
             connection.execute(f"PRAGMA cache_spill = {_SPILL_PAGES}")

@@ -33,6 +33,7 @@ _VECTORS_PER_STATEMENT: Final = 256
 """A write to sqlite-vec must not be interrupted (its delete crashes the process when it cannot prepare a statement), so
 it comes in pieces, between which a call can be given up. `test_interrupts_do_not_reach_sqlite_vec` exercises this."""
 
+_MOST_CACHE_KB: Final = 32 * 1024
 _DISTRUST: Final = "UPDATE documents SET proven = 0 WHERE rev <= (SELECT value FROM revision) AND doc_id ="
 
 _TABLES: Final = f"""
@@ -255,6 +256,14 @@ def delete_vectors(dimension: int, count: int) -> str:
     hundred. Each `rowid = ?` is looked up. `test_vectors_are_deleted_one_by_one` sees to it.
     """
     return f"DELETE FROM vectors_{dimension} WHERE {' OR '.join(['rowid = ?'] * count)}"
+
+
+def cache_for_vectors(dimension: int) -> int:
+    """KiB of page cache for sqlite-vec, which keeps 1,024 vectors in one blob, and for each that it writes goes along
+    the pages of that blob: when they do not stay in the cache, a write takes twice as long. There is room for three of
+    them: that which is filled, and those out of which old vectors go.
+    """
+    return min(3 * 4 * dimension, _MOST_CACHE_KB)
 
 
 def dimensions(connection: apsw.Connection) -> list[int]:

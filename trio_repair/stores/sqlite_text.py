@@ -84,6 +84,10 @@ _UPSERT: Final = (
 )
 
 
+_SNIPPET_CHARACTERS: Final = 10_000
+_PASSAGE_CHARACTERS: Final = 160
+
+
 class _TextLayout(Layout):
     """A row for each document and tombstone."""
 
@@ -137,6 +141,9 @@ class SQLiteTextStore(TombstoneStore):
             InvalidValue: `limit` or `syntax` is not usable, or FTS5 cannot read the expression.
             StoreUnavailable: the file cannot be read now.
 
+        A text of more than 10,000 characters has no snippet made by FTS5, which takes time in the square of the hits in
+        it: the passage begins where the first word does, or with the text.
+
         **If cancelled:** nothing has changed.
         """
         check_limit(limit)
@@ -145,27 +152,36 @@ class SQLiteTextStore(TombstoneStore):
         expression = query if syntax == "fts5" else quote_words(query)
         if not expression:
             return []
-        return await self._run(self._search_call, expression, limit)
+        first = "" if syntax == "fts5" else _words(query)[0]
+        return await self._run(self._search_call, expression, limit, first)
 
-    def _search_call(self, session: Session, expression: str, limit: int) -> list[SearchHit]:
+    def _search_call(self, session: Session, expression: str, limit: int, first: str) -> list[SearchHit]:
         sql = (
             "SELECT CAST(json_group_array(json_array(doc_id, score, snippet)) AS BLOB) FROM ("
             "SELECT d.doc_id AS doc_id, -bm25(documents_fts) AS score,"
-            " snippet(documents_fts, 0, '[', ']', '…', 24) AS snippet"
+            f" CASE WHEN length(d.text) <= {_SNIPPET_CHARACTERS} THEN snippet(documents_fts, 0, '[', ']', '…', 24)"
+            f" ELSE substr(d.text, max(1, instr(lower(d.text), lower(?3)) - 20), {_PASSAGE_CHARACTERS}) END AS snippet"
             " FROM documents_fts JOIN documents AS d ON d.id = documents_fts.rowid"
-            " WHERE documents_fts MATCH ? AND d.deleted = 0 ORDER BY rank LIMIT ?)"
+            " WHERE documents_fts MATCH ?1 AND d.deleted = 0 ORDER BY rank LIMIT ?2)"
         )
         try:
-            hits = load_json(session.main.execute(sql, (expression, limit)).get)
+            hits = load_json(session.main.execute(sql, (expression, limit, first)).get)
         except (apsw.SQLError, UnicodeEncodeError):  # an expression of FTS5, and of UTF-8
             raise InvalidValue("query", "FTS5 cannot read it; see FTS5's query syntax, or use syntax='words'") from None
         return [SearchHit(*hit) for hit in hits]
 
 
 def quote_words(query: str) -> str:
-    """An FTS5 expression for text as people type it: each word quoted, so that none of it is syntax."""
-    words = query.replace("\0", " ").encode(errors="replace").decode().split()
-    return " ".join('"' + word.replace('"', '""') + '"' for word in words)
+    """An FTS5 expression for text as people type it: each word quoted, so that none of it is syntax, and only once.
+
+    FTS5 goes along all places of a word for each time that it is asked for: a passage that says one word hundreds of
+    times, looked for in a document that says it many thousand times, would take minutes.
+    """
+    return " ".join(['"' + word.replace('"', '""') + '"' for word in dict.fromkeys(_words(query))])
+
+
+def _words(query: str) -> list[str]:
+    return query.replace("\0", " ").encode(errors="replace").decode().split()
 
 
 def open_sqlite_text(

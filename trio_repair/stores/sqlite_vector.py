@@ -33,7 +33,7 @@ from ._settings import chunker_setting, embedder_setting, path_setting, refuse_u
 from ._sqlite import Session, SqliteFile, Synchronous
 from ._sqlite_store import MAX_BATCH, TombstoneStore
 from ._threaded_store import opened
-from ._vector_layout import VectorLayout, dimensions, load_sqlite_vec, vector_schema
+from ._vector_layout import VectorLayout, cache_for_vectors, dimensions, load_sqlite_vec, vector_schema
 from ._vector_preparing import VectorPreparing
 
 __all__ = ["NearestHit", "SQLiteVectorStore", "open_sqlite_vector", "sqlite_vector_from_settings"]
@@ -164,6 +164,7 @@ def open_sqlite_vector(
         create=create,
         synchronous=synchronous,
         load_extensions=load_sqlite_vec,
+        more_cache_kb=cache_for_vectors(embedder.dimension),
     )
     traits = StoreTraits(
         fence=Fence.STRONG,
@@ -182,9 +183,9 @@ def sqlite_vector_from_settings(
 ) -> AbstractAsyncContextManager[SQLiteVectorStore]:
     """The kind "sqlite-vector" of a configuration file: `path`, and perhaps `synchronous`, `embedder` and `chunker`.
 
-    `embedder` is a table: ``kind = "hashing"`` (the default) with `dimension`, or ``kind = "package.module:name"``, a
-    callable that is called with the table's other keys and returns an embedder. `chunker` likewise: ``kind =
-    "windows"`` (the default) with `size` and `overlap`, or a callable.
+    `embedder` is a table: ``kind = "hashing"`` (the default) with `dimension` and `processes`, or ``kind =
+    "package.module:name"``, a callable that is called with the table's other keys and returns an embedder. `chunker`
+    likewise: ``kind = "windows"`` (the default) with `size` and `overlap`, or a callable.
 
     Raises:
         InvalidValue: a setting is unknown, missing or wrong; its key is named.
