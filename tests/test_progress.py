@@ -278,6 +278,26 @@ def test_the_receipt_of_a_job_that_never_started():
     assert (None, None, None) == (step.before, step.after, step.token)
 
 
+@given(st.sampled_from(["nothing", "seen", "absent", "asked", "sent", "failed", "mended"]))
+def test_an_untouched_progress_has_the_receipt_of_a_job_that_never_started(happened: str):
+    """Else its receipt says more, but after an error that a later look has mended, or a write that was taken back."""
+    fences = {"text": "strong", "vector": "weak", "cache": "weak"}
+    progress = Progress(fences)
+    store = progress.stores["vector"]
+    if happened in ("seen", "absent"):
+        store.saw(_seen("t0", DOCUMENT.version if happened == "seen" else None))
+    elif happened in ("asked", "sent"):
+        request = _write()
+        store.wrote(request)
+        request.was_sent = happened == "sent"
+    elif happened != "nothing":
+        store.detail = "down"
+        if happened == "mended":
+            store.saw(_seen("t0"))
+    assert progress.is_untouched == (happened == "nothing")
+    assert (progress.receipt() == untouched_receipt(fences)) == (happened in ("nothing", "asked"))
+
+
 ANSWERS = st.sampled_from([None, LANDED, UNKNOWN, REFUSED, REJECTED, StoreUnavailable("text", "down")])
 
 

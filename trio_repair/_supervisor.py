@@ -12,7 +12,6 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import trio
 
@@ -37,8 +36,6 @@ from ._verdict import CANCELLED_ERROR, TIMED_OUT_ERROR, Verdict
 from .abc import Stores
 
 logger = logging.getLogger("trio_repair")
-
-_TIMED_OUT: Final = Verdict(RepairOutcome.TIMED_OUT, TIMED_OUT_ERROR)
 
 
 class Supervisor:
@@ -282,9 +279,8 @@ class Supervisor:
             waiting = self._store_waited_for(entry)
             if waiting is not None:
                 return Verdict(RepairOutcome.FAILED, waiting)
-            if beside is None:
-                return _TIMED_OUT
-            return Verdict(RepairOutcome.TIMED_OUT, f"{TIMED_OUT_ERROR}; {beside}")
+            error = TIMED_OUT_ERROR if beside is None else f"{TIMED_OUT_ERROR}; {beside}"
+            return Verdict(RepairOutcome.TIMED_OUT, error)
         if failure is not None:
             return Verdict(RepairOutcome.FAILED, f"internal error: {beside}")
         return Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)

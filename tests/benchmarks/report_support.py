@@ -183,7 +183,8 @@ HAND_MADE: dict[str, dict[str, Any]] = {
         "concurrency": 1024,
         "synchronous": "full",
         "throughput_over": {"script": spread(0.55), "blind": spread(0.4), "single": spread(6.0)},
-        "microseconds_per_document": {name: spread(900.0) for name in ("script", "engine", "blind", "single")},
+        "apart_over": {"script": spread(0.65), "blind": spread(0.5), "single": spread(7.0)},
+        "microseconds_per_document": {name: spread(900.0) for name in ("script", "engine", "apart", "blind", "single")},
     },
     **{f"server_throughput_{index}": on_servers(index) for index in ("hnsw", "none")},
     "simulated_latencies": {

@@ -38,7 +38,9 @@ CLAIMS: dict[str, list[tuple[str, ...]]] = {
     "engine_cost": [("ratio",)],
     "growth": [("check", "2", "time_over_reference"), ("repair", "2", "time_over_reference")],
     "peers": [("peers", "taskiq", "over_engine"), ("peers", "asyncio", "engine_over")],
-    "repair_throughput_full": [("throughput_over", "script")],
+    "repair_throughput_full": [
+        (over, other) for over in ("throughput_over", "apart_over") for other in ("script", "blind", "single")
+    ],
     **{
         f"server_throughput_{index}": [
             ("throughput_over", "script"),
