@@ -125,6 +125,25 @@ async def test_a_digest_with_nul_is_looked_at(kind: str, tmp_path: Path) -> None
             assert told != RangeDigest.of(held._kept[None, "c"].entries)
 
 
+@pytest.mark.parametrize("digest", ["char(0)", "'a' || char(0)", "'a' || char(0) || '5'", "'zz' || char(0) || '5'"])
+async def test_a_digest_with_nul_stands_last(digest: str, kind: str, tmp_path: Path) -> None:
+    """The last range ends with its last id, whatever the digest of that document looks like."""
+    path = tmp_path / "s.db"
+    async with OPENERS[kind](path, create=True) as store:
+        await put(store, *[make_document(doc_id, "x") for doc_id in ("b", "c", "d")])
+        sql(path, f"UPDATE documents SET digest = {digest} WHERE doc_id = 'd'")
+        for size in (1, 2, 3, 10):
+            async with store.open_ranges() as held:
+                after = None
+                found = []
+                while some := await held.ranges(after, size, 2):
+                    for bound, _ in some:
+                        assert bound > (after or "")
+                        found += await listed(held, after, bound)
+                        after = bound
+                assert [("b", False), ("c", False), ("d", True)] == [(doc_id, not summary) for doc_id, summary in found]
+
+
 async def test_an_id_that_is_not_utf8(kind: str, tmp_path: Path) -> None:
     """Wherever such an id stands, it is told; a digest that is not UTF-8 spoils its own document only."""
     path = tmp_path / "s.db"
@@ -250,6 +269,11 @@ SILENT = {
     "fewer due": "UPDATE documents SET chunk_count = 1 WHERE doc_id = 'several';",
     "more due": "UPDATE documents SET chunk_count = 2 WHERE doc_id = 'one 1';" + EXTRA.format("one 1", 1),
     "none due": "UPDATE documents SET chunk_count = 0 WHERE doc_id = 'one 1';",
+    "none due, by a sum of penalties": "UPDATE documents SET chunk_count = -1000000000 WHERE doc_id = 'one 1';"
+    + LOST.format("one 1", 0)
+    + EXTRA.format("one 1", 1),
+    "too many due for a sum": "UPDATE documents SET chunk_count = 9223372036854775807 WHERE doc_id = 'one 1';",
+    "proven is not true, but 2": "UPDATE documents SET proven = 2 WHERE doc_id = 'one 1';",
     "vector lost": "DELETE FROM vectors_8 WHERE rowid = (SELECT chunk_id FROM chunks WHERE doc_id = 'one 1');",
 }
 

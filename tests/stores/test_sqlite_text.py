@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlite_support import scan, sound, sql
@@ -113,6 +114,15 @@ async def test_a_passage_of_a_long_text(tmp_path: Path) -> None:
         assert passages["short"].startswith("[words] [x]")
         (hit,) = await store.search("other", syntax="fts5")
         assert hit.snippet.startswith("other other")
+
+
+async def test_a_long_text_that_begins_with_nul(tmp_path: Path) -> None:
+    """SQLite's length() counts as far as the first NUL; FTS5's snippet goes on."""
+    async with open_sqlite_text(tmp_path / "s.db", create=True) as store:
+        await put(store, make_document("a", "x\0" + "words " * 100_000))
+        with trio.fail_after(5):
+            (hit,) = await store.search("words")
+        assert "[" not in hit.snippet
 
 
 # Plain SQL.

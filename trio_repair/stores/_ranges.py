@@ -167,7 +167,12 @@ class SqliteRanges:
         for end, held in zip(ends, self._read(session, _between(after, ends)), strict=True):
             assert held is not None  # any number is allowed
             if held.digest.count:
-                found.append((held.last if end is None else end, held))
+                told = held
+                if end is None and not held.is_plain:  # its last entry may not tell the last id
+                    (read,) = self._read(session, [(found[-1][0] if found else after, None)], doubtful=True)
+                    assert read is not None
+                    told = read
+                found.append((told.last if end is None else end, held))
         return found
 
     def _measure(

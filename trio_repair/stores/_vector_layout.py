@@ -141,7 +141,8 @@ class VectorLayout(Layout):
         # Ordinals are distinct and not negative, so that as many of them as there should be, all below that number,
         # are all of them. One aggregate, because each costs half as much as the search for the chunks.
         exactly = (
-            "(SELECT sum(CASE WHEN w.rowid IS NOT NULL AND k.ordinal < d.chunk_count THEN 1 ELSE -1e9 END)"
+            "d.chunk_count > 0 AND"  # no sum of penalties
+            " (SELECT sum(CASE WHEN w.rowid IS NOT NULL AND k.ordinal < d.chunk_count THEN 1 ELSE -1e9 END)"
             f" FROM chunks AS k LEFT JOIN {vectors} AS w ON w.rowid = k.chunk_id WHERE k.doc_id = d.doc_id)"
             " = d.chunk_count"
         )
@@ -149,9 +150,11 @@ class VectorLayout(Layout):
         # chunks of the range are read in order once. Where there are as many as there should be, all with a vector, and
         # the documents that have a first one are the live ones, then each of these has its one chunk, if those that
         # should have more do, and nobody has one too many.
+        # `total`, because foreign SQL can put numbers into chunk_count at whose sum SQLite fails.
         live, first = "CASE d.deleted WHEN 0 THEN", "CASE k.ordinal WHEN 0 THEN"
+        chunks_due = f"CAST(total({live} d.chunk_count END) AS INTEGER)"
         due = (
-            f"ifnull(sum({live} d.chunk_count END), 0) || ' ' || ifnull(sum({live} d.chunk_count END), 0)"
+            f"{chunks_due} || ' ' || {chunks_due}"
             f" || ' ' || count({live} 1 END) || ' ' || ifnull(group_concat({live} d.doc_id END, char(0)), '')"
         )
         held = (
@@ -164,10 +167,10 @@ class VectorLayout(Layout):
         )
         return [
             Wholeness(
-                condition=f"d.proven AND {same} AND (d.chunk_count = 1 OR {exactly})",
+                condition=f"d.proven = 1 AND {same} AND (d.chunk_count = 1 OR {exactly})",
                 proof=f"{due} = (SELECT {held} {chunks})",
             ),
-            Wholeness(condition=f"d.proven AND {same} AND {exactly}"),
+            Wholeness(condition=f"d.proven = 1 AND {same} AND {exactly}"),
         ]
 
     def text(self, raw: Any) -> str | None:

@@ -84,7 +84,7 @@ _UPSERT: Final = (
 )
 
 
-_SNIPPET_CHARACTERS: Final = 10_000
+_SNIPPET_BYTES: Final = 10_000
 _PASSAGE_CHARACTERS: Final = 160
 
 
@@ -141,7 +141,7 @@ class SQLiteTextStore(TombstoneStore):
             InvalidValue: `limit` or `syntax` is not usable, or FTS5 cannot read the expression.
             StoreUnavailable: the file cannot be read now.
 
-        A text of more than 10,000 characters has no snippet made by FTS5, which takes time in the square of the hits in
+        A text of more than 10,000 bytes has no snippet made by FTS5, which takes time in the square of the hits in
         it: the passage begins where the first word does, or with the text.
 
         **If cancelled:** nothing has changed.
@@ -159,7 +159,8 @@ class SQLiteTextStore(TombstoneStore):
         sql = (
             "SELECT CAST(json_group_array(json_array(doc_id, score, snippet)) AS BLOB) FROM ("
             "SELECT d.doc_id AS doc_id, -bm25(documents_fts) AS score,"
-            f" CASE WHEN length(d.text) <= {_SNIPPET_CHARACTERS} THEN snippet(documents_fts, 0, '[', ']', '…', 24)"
+            f" CASE WHEN length(CAST(d.text AS BLOB)) <= {_SNIPPET_BYTES}"  # that of a text ends at a NUL
+            " THEN snippet(documents_fts, 0, '[', ']', '…', 24)"
             f" ELSE substr(d.text, max(1, instr(lower(d.text), lower(?3)) - 20), {_PASSAGE_CHARACTERS}) END AS snippet"
             " FROM documents_fts JOIN documents AS d ON d.id = documents_fts.rowid"
             " WHERE documents_fts MATCH ?1 AND d.deleted = 0 ORDER BY rank LIMIT ?2)"
