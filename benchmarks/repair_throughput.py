@@ -45,6 +45,7 @@ from trio_repair import (
 from trio_repair.abc import Embedder
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.embedding.processes import InProcess
+from trio_repair.stores._sqlite import CACHE_KB
 from trio_repair.stores._vector_layout import cache_for_vectors, load_sqlite_vec
 
 FILES: Final = {
@@ -92,7 +93,7 @@ class Files:
         if name == "vector":
             load_sqlite_vec(connection)
             # As the store has it: with the default, sqlite-vec takes twice as long to write.
-            connection.execute(f"PRAGMA cache_size = -{1024 + cache_for_vectors(EMBEDDER.dimension)}")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KB + cache_for_vectors(EMBEDDER.dimension)}")
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         return connection
 

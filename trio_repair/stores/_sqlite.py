@@ -31,7 +31,7 @@ but never part of a commit, and nothing when only the process dies."""
 SCHEMA_VERSION: Final = 1
 _SMALLEST_PAGE: Final = 512
 _STEPS_BETWEEN_LOOKS: Final = 500_000
-_CACHE_KB: Final = 1024
+CACHE_KB: Final = 1536
 _SPILL_PAGES: Final = 2048
 _READER_CACHE_KB: Final = 512
 """A scan meets each page once, or a few times in a row."""
@@ -212,7 +212,7 @@ class Session:
             if file.load_extensions is not None:
                 file.load_extensions(connection)
             connection.execute(f"PRAGMA synchronous = {file.synchronous}")
-            connection.execute(f"PRAGMA cache_size = -{_CACHE_KB + file.more_cache_kb}")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KB + file.more_cache_kb}")
             # Changed pages may be more. A full disk is then told when a batch is committed, in words that can be
             # understood, and not by a virtual table in the middle of a statement.
             connection.execute(f"PRAGMA cache_spill = {_SPILL_PAGES}")
