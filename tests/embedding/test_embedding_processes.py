@@ -153,7 +153,7 @@ async def test_a_configuration_may_ask_for_processes(tmp_path: Path) -> None:
         assert [vector.tobytes() for vector in plain.embed_all(["some text"])] == list(answer.payload.vectors)
 
 
-@pytest.mark.parametrize("processes", [-1, True, "2", 1.5])
+@pytest.mark.parametrize("processes", [-1, True, False, "2", 1.5, 0.0])
 def test_a_configuration_with_wrong_processes(processes: Any) -> None:
     """The key is named."""
     with pytest.raises(InvalidValue) as caught:

@@ -72,7 +72,7 @@ def embedder_setting(settings: Mapping[str, Any]) -> Embedder:
 def _hashing(*, dimension: int = 256, processes: int = 0) -> Embedder:
     """Feature hashing in a thread, or, with `processes`, in so many processes."""
     embedder = HashingEmbedder(dimension)
-    if processes == 0:
+    if type(processes) is int and processes == 0:
         return embedder
     try:
         from trio_repair.embedding.processes import InProcess  # noqa: PLC0415 - needs an extra
