@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from .threads import check_positive
+from ._function import check_positive
 
 _WORD: Final = re.compile(r"\w+")
 _BIGRAM_WEIGHT: Final = 0.5

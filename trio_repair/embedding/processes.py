@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 import trio_parallel
 
 from trio_repair import InvalidValue
 
-from .threads import check_positive
+from ._function import EmbeddingFunction, FunctionEmbedder, check_positive
 
 
-class InProcess:
+class InProcess(FunctionEmbedder):
     """Runs a synchronous embedding function in worker processes, by trio-parallel (``trio-repair[parallel]``).
 
     In a thread, a function that is written in Python keeps the interpreter lock to itself, and the event loop and the
@@ -42,36 +42,18 @@ class InProcess:
         self,
         model: str,
         dimension: int,
-        function: Callable[[list[str]], Sequence[Sequence[float]]],
+        function: EmbeddingFunction,
         *,
         max_processes: int = 1,
     ) -> None:
-        if not isinstance(model, str) or not model:
-            raise InvalidValue("model", "must be a str that is not empty")
-        check_positive("dimension", dimension)
+        super().__init__(model, dimension, function)
         self._processes = check_positive("max_processes", max_processes)
+        self._limiter = trio.CapacityLimiter(max_processes)
         try:
             pickle.dumps(function)
         except Exception as error:
             problem = f"cannot be sent to a process ({type(error).__name__}); it must be a function of a module"
             raise InvalidValue("function", problem) from error
-        self._model = model
-        self._dimension = dimension
-        self._function = function
-        self._limiter = trio.CapacityLimiter(max_processes)
-
-    def __repr__(self) -> str:
-        return f"InProcess({self._model!r}, {self._dimension})"
-
-    @property
-    def model(self) -> str:
-        """Names what makes the vectors."""
-        return self._model
-
-    @property
-    def dimension(self) -> int:
-        """How many numbers one vector has."""
-        return self._dimension
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """One vector for each text, in order.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 
-from trio_repair import InvalidValue
+from ._function import EmbeddingFunction, FunctionEmbedder, check_positive
 
 
-class InThread:
+class InThread(FunctionEmbedder):
     """Runs a synchronous embedding function in worker threads, so that it never blocks the event loop.
 
     ::
@@ -31,31 +31,12 @@ class InThread:
         self,
         model: str,
         dimension: int,
-        function: Callable[[list[str]], Sequence[Sequence[float]]],
+        function: EmbeddingFunction,
         *,
         max_threads: int = 1,
     ) -> None:
-        if not isinstance(model, str) or not model:
-            raise InvalidValue("model", "must be a str that is not empty")
-        check_positive("dimension", dimension)
-        check_positive("max_threads", max_threads)
-        self._model = model
-        self._dimension = dimension
-        self._function = function
-        self._limiter = trio.CapacityLimiter(max_threads)
-
-    def __repr__(self) -> str:
-        return f"InThread({self._model!r}, {self._dimension})"
-
-    @property
-    def model(self) -> str:
-        """Names what makes the vectors."""
-        return self._model
-
-    @property
-    def dimension(self) -> int:
-        """How many numbers one vector has."""
-        return self._dimension
+        super().__init__(model, dimension, function)
+        self._limiter = trio.CapacityLimiter(check_positive("max_threads", max_threads))
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """One vector for each text, in order.
@@ -66,14 +47,3 @@ class InThread:
         **If cancelled:** it returns at once; the function runs to its end in its thread, and the result is dropped.
         """
         return await trio.to_thread.run_sync(self._function, list(texts), abandon_on_cancel=True, limiter=self._limiter)
-
-
-def check_positive(field: str, value: object) -> int:
-    """Return `value` if it is an int of at least 1.
-
-    Raises:
-        InvalidValue: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidValue(field, f"must be an int of at least 1, not {value!r}")
-    return value

@@ -9,7 +9,7 @@ from typing import Final
 from trio_repair import InvalidValue
 from trio_repair.abc import Chunk
 
-from .threads import check_positive
+from ._function import check_positive
 
 _SPACE: Final = re.compile(r"\s")
 
