@@ -457,10 +457,16 @@ async def test_a_concurrent_error_is_kept_beside_a_timeout(autojump_clock, caplo
 
 async def test_timed_out_only_if_our_own_scope_caught_it(autojump_clock):
     """The host is cancelled at the same moment as the job's timeout: CANCELLED, and the host's Cancelled goes on."""
-    for host, expected in ((1.0, Outcome.CANCELLED), (5.0, Outcome.TIMED_OUT)):
+    for host, expected, executor in (
+        (1.0, Outcome.CANCELLED, Executor(100.0)),
+        (5.0, Outcome.TIMED_OUT, Executor(100.0)),
+        (1.0, Outcome.CANCELLED, None),
+        (5.0, Outcome.TIMED_OUT, None),
+    ):
         events = RecordingInstrument()
+        world = World({"text": {"observe": 100.0}})
         with trio.move_on_after(host) as scope:
-            async with _opened(executor=Executor(100.0), instruments=[events]) as engine:
+            async with _opened(world, executor=executor, instruments=[events]) as engine:
                 await engine.execute_repair_job(job(timeout=1.0))
                 await trio.sleep_forever()
         assert scope.cancelled_caught

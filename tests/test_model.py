@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
 import pickle
 
 import attrs
@@ -275,3 +276,22 @@ def test_values_travel():
     assert job(id="x", created_at=dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc)) == pickle.loads(
         pickle.dumps(job(id="x", created_at=dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc)))
     )
+
+
+def test_ids_of_jobs_are_distinct_in_parent_and_child():
+    """A process that is forked names its jobs anew, though ids are drawn many at a time."""
+    made = [job().id for _ in range(1_000)]
+    assert len(set(made)) == len(made)
+    assert {32} == set(map(len, made))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, "".join(job().id for _ in range(600)).encode())
+        os._exit(0)
+    assert (child, 0) == os.waitpid(child, 0)
+    drawn = os.read(reading, 600 * 32).decode()
+    os.close(reading)
+    os.close(writing)
+    theirs = {drawn[start : start + 32] for start in range(0, len(drawn), 32)}
+    ours = {job().id for _ in range(600)}
+    assert (600, 600, set()) == (len(theirs), len(ours), theirs & ours)

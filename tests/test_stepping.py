@@ -73,18 +73,19 @@ async def test_errors_come_out_of_the_task(autojump_clock):
 
 
 async def test_cancelled_where_it_waits(autojump_clock):
-    """The coroutine is closed at the wait and may clean up, Cancelled goes on, and a later answer finds nobody."""
+    """The coroutine is closed at the wait and may clean up, nothing is raised, and a later answer finds nobody."""
     gather, log = Gather(1), []
 
-    async def repair() -> None:
+    async def repair() -> str:
         try:
             await gather
         finally:
             log.append("withdrawn")
+        return "gathered"
 
     with trio.move_on_after(1.0) as scope:
-        await Steps(repair()).run()
-    assert scope.cancelled_caught
+        assert await Steps(repair()).run() is None
+    assert (True, False) == (scope.cancel_called, scope.cancelled_caught)
     assert ["withdrawn"] == log
     gather.one_answered()
     assert (["withdrawn"], 1.0) == (log, trio.current_time())
@@ -184,7 +185,7 @@ async def test_cancelled_from_within_a_step(autojump_clock, over: bool):
     """Whoever is told of a step may cancel the repair: it is woken once, and closed where it waits next."""
     first, second = Gather(1), Gather(1)
     scope = trio.CancelScope()
-    ended: list[str] = []
+    ended: list[str | None] = []
 
     async def repair() -> str:
         await first
@@ -208,4 +209,20 @@ async def test_cancelled_from_within_a_step(autojump_clock, over: bool):
         first.one_answered()
         # Too late for a step: the cancellation was first.
         second.one_answered()
-    assert ["over" if over else "cancelled"] == ended
+    assert (["over"] if over else ["cancelled", None]) == ended
+
+
+async def test_a_cancellation_of_what_is_around_goes_on(autojump_clock):
+    """Cut off by a scope around its own, it is closed as well, and the next checkpoint there is cancelled."""
+    log: list[str] = []
+
+    async def repair() -> None:
+        await Gather(1)
+
+    with trio.move_on_after(1.0) as around:
+        with trio.CancelScope() as own:
+            assert await Steps(repair()).run() is None
+        log.append("own")
+        await trio.lowlevel.checkpoint()
+        log.append("not cancelled")
+    assert (["own"], False, True) == (log, own.cancel_called, around.cancelled_caught)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -350,3 +351,26 @@ def test_i9_results_and_jobs_are_the_same_set(data: Any, _random: Any):
         assert sorted(item.id for item in jobs) == sorted(taken)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_taking_jobs_in_keeps_nobody_from_their_turn(autojump_clock):
+    """However many jobs there is room for, others run meanwhile, and the first repairs are made."""
+    pulled, turns = 0, []
+
+    def source() -> Iterator[RepairJob]:
+        nonlocal pulled
+        for number in range(6_000):
+            pulled += 1
+            yield job(f"d{number}")
+
+    async def look_on() -> None:
+        while pulled < 6_000:
+            turns.append(pulled)
+            await trio.lowlevel.checkpoint()
+
+    async with _opened(executor=_second, max_concurrent_jobs=3_000) as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(look_on)
+        async with engine.run(source()) as results:
+            assert 6_000 == len([result async for result in results])
+    longest = max(after - before for before, after in itertools.pairwise(turns))
+    assert longest <= 2 * 1024  # Trio shuffles whose turn it is

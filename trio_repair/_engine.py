@@ -355,7 +355,7 @@ async def open_repair_engine(
     instruments: Sequence[Instrument] = (),
     rng: random.Random | None = None,
     wall_clock: Callable[[], dt.datetime] | None = None,
-    executor: Callable[[Entry], Awaitable[Verdict]] | None = None,
+    executor: Callable[[Entry], Awaitable[Verdict | None]] | None = None,
 ) -> AsyncIterator[RepairExecutionEngine]:
     """Open an engine over stores that stay yours: it never closes them.
 

@@ -64,8 +64,10 @@ class Repairer:
         """How often a document had moved and was looked at again."""
         self.fences = {name: batcher.traits.fence.value for name, batcher in batchers.items()}
 
-    def attempt(self, entry: Entry) -> Coroutine[Any, Any, Verdict]:
-        """Make one attempt. **If cancelled:** `entry.progress` says what was sent and what is known to have landed."""
+    def attempt(self, entry: Entry) -> Coroutine[Any, Any, Verdict | None]:
+        """Make one attempt. **If cancelled:** it gives None, or raises Cancelled if it was not begun; `entry.progress`
+        says what was sent and what is known to have landed.
+        """
         return Steps(self._attempt(entry)).run()
 
     async def _attempt(self, entry: Entry) -> Verdict:

@@ -71,16 +71,16 @@ class Steps(Generic[T]):
         self._task: trio.lowlevel.Task | None = None
         """The task that sleeps, and that nothing has woken yet."""
         self._cancelled = False
-        """It was woken by a cancellation, which it has still to bring. No step is taken until then."""
+        """It was woken by a cancellation, and no step is taken any more."""
         self._over = False
         self._value: T
         self._error: BaseException | None = None
 
-    async def run(self) -> T:
-        """Run it to its end. **If cancelled:** the coroutine is closed where it waits, and Cancelled is raised here.
+    async def run(self) -> T | None:
+        """Run it to its end. **If cancelled:** the coroutine is closed where it waits, and None is what it gives.
 
-        It is not raised in there: Trio's Cancelled is an abstract class, and every frame that it passes asks in Python
-        whether it is one.
+        Cancelled is raised neither in there nor here, unless it was there before the first step: to make, raise and
+        catch an exception costs more than to end a repair, and whole flocks of them end at one deadline.
         """
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -88,20 +88,14 @@ class Steps(Generic[T]):
             self._coroutine.close()
             raise
         self.step()
-        while not self._over:
+        if not self._over:
             self._task = trio.lowlevel.current_task()
-            try:
-                await trio.lowlevel.wait_task_rescheduled(self._abort)
-            except BaseException:  # noqa: ASYNC103 - a repair that is over has a verdict to tell
-                self._cancelled = False
-                # Cancelled in the middle of its last step, it is over: the cancellation comes at the next checkpoint.
-                if not self._over:
-                    self._over = True
-                    self._waits_for = None
-                    self._coroutine.close()
-                    raise
-            finally:
-                self._task = None
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        if not self._over:  # and so it was a cancellation
+            self._over = True
+            self._waits_for = None
+            self._coroutine.close()
+            return None
         if self._error is not None:
             try:
                 raise self._error
@@ -129,8 +123,10 @@ class Steps(Generic[T]):
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         # Perhaps from within a step, by an instrument or by whoever shares the engine's nursery.
-        self._task = None
         self._cancelled = True
         if self._waits_for is not None:
             self._waits_for.waiter = None
-        return trio.lowlevel.Abort.SUCCEEDED
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+        return trio.lowlevel.Abort.FAILED  # it is woken all the same, and without an exception

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 import trio
@@ -28,6 +28,10 @@ _Item: TypeAlias = RepairJob | PlannedJob
 
 JobSource: TypeAlias = Iterable[_Item] | AsyncIterable[_Item]
 """Where `engine.run` takes its jobs from; it is pulled as slots free up."""
+
+
+_JOBS_AT_A_STRETCH: Final = 1024
+"""So many jobs are taken in before others get their turn: the stores, who have the first of them to do, among these."""
 
 
 class ResultStream(AsyncIterator[RepairResult]):
@@ -76,9 +80,11 @@ class ResultStream(AsyncIterator[RepairResult]):
                 async for item in self._jobs:
                     await self._submit(item)
             else:
-                for item in self._jobs:
+                for number, item in enumerate(self._jobs, 1):
                     if not self._submit_nowait(item):
                         await self._submit(item)
+                    if number % _JOBS_AT_A_STRETCH == 0:
+                        await trio.lowlevel.checkpoint()
         except Exception as error:
             self._failure = error
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 import random
 import traceback
 from collections import Counter
@@ -53,7 +54,7 @@ class Supervisor:
         telling: Telling,
         rng: random.Random,
         wall_clock: Callable[[], dt.datetime],
-        executor: Callable[[Entry], Awaitable[Verdict]] | None,
+        executor: Callable[[Entry], Awaitable[Verdict | None]] | None,
     ) -> None:
         self.config = config
         self.wall_clock = wall_clock
@@ -200,12 +201,14 @@ class Supervisor:
         verdict: Verdict | None = None
         failure: BaseException | None = None
         scope: trio.CancelScope | None = None
+        cut_off = timed_out = False
         try:
             with trio.move_on_after(max(0.0, entry.timeout_at - self.now())) as scope:
                 entry.scope = scope
                 if entry.cancelled:
                     scope.cancel()
                 verdict = await self.execute(entry)
+                cut_off = verdict is None
         except Exception as error:
             failure = error
         except BaseExceptionGroup as group:
@@ -214,7 +217,12 @@ class Supervisor:
             if rest is not None:
                 raise rest from None
         finally:
-            self._ended(entry, verdict, failure, timed_out=scope is not None and scope.cancelled_caught)
+            if cut_off and scope is not None:
+                # Nothing was raised that the scope could catch: it was this one unless one around it is cancelled, too.
+                timed_out = scope.cancel_called and trio.current_effective_deadline() > -math.inf
+            elif scope is not None:
+                timed_out = scope.cancelled_caught
+            self._ended(entry, verdict, failure, timed_out=timed_out)
 
     def _ended(self, entry: Entry, verdict: Verdict | None, failure: BaseException | None, *, timed_out: bool) -> None:
         now = self.now()
@@ -299,6 +307,8 @@ class Supervisor:
 
     def _delay_before_next_attempt(self, entry: Entry, verdict: Verdict, now: float) -> float | None:
         """How long to wait before the entry runs again, its slot free meanwhile; None: it is to be settled."""
+        if not verdict.transient and verdict.park is None:
+            return None
         if not entry.tickets or entry.cancelled or self._aborted or (self.closed and self.paused):
             return None
         if verdict.park is not None:

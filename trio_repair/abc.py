@@ -28,6 +28,7 @@ from ._views import (
 )
 
 __all__ = [
+    "CallSize",
     "Chunk",
     "Chunker",
     "Embedder",
@@ -187,6 +188,16 @@ class Embedder(Protocol):
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """One vector of `dimension` finite numbers for each text, in order. It may be cancelled at any await."""
+        ...
+
+
+@runtime_checkable
+class CallSize(Protocol):
+    """What an `Embedder` may offer besides: how many texts it likes to be given."""
+
+    @property
+    def texts_per_call(self) -> int:
+        """One call of `embed` has so many texts at most, and 128 where an embedder does not say."""
         ...
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import _report
+from benchmarks import _report, limits
 from trio_repair import DivergenceKind
 
 
@@ -163,6 +163,18 @@ HAND_MADE: dict[str, dict[str, Any]] = {
         "rounds": 3,
         "check": [sized(1_000, 3.0, 50), sized(10_000, 1.0, 60), sized(1_000_000, 1.3, 62)],
         "repair": [sized(1_000, 5.0, 50), sized(10_000, 1.0, 61), sized(1_000_000, 2.4, 66)],
+    },
+    "limits": {
+        "interval": 0.001,
+        "profiles": {
+            "repair": {
+                "seconds": 10.5,
+                "samples": 9_000,
+                "main_thread_busy": 0.6,
+                "all_threads_busy": 0.9,
+                "shares": {limits.WAITING: 0.3, limits.STEPS: 0.26, limits.CALLS: 0.2, limits.TRIO: 0.24},
+            },
+        },
     },
     "peers": {
         "concurrency": 64,

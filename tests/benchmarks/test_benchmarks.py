@@ -5,6 +5,7 @@ Sizes are tiny: what is tested is that the figures are there and agree with each
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import json
@@ -12,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+import trio_repair._batching
+import trio_repair.embedding.hashing
 from benchmarks import (
     __main__,
     _harness,
     deadline_lateness,
     growth,
+    limits,
     peers,
     simulated_latencies,
     slow_commits,
@@ -165,6 +170,57 @@ def test_control_a_deadline_that_comes_before_all_hang_is_refused(contender: Any
     """Otherwise jobs that time out while they wait would count as hung repairs."""
     with pytest.raises((SystemExit, AssertionError)):
         trio.run(contender, 40, 0.0)
+
+
+def test_limits_are_profiles_of_all_three(saved: Any) -> None:
+    """Each has its samples, whose shares make up the whole; the loop both works and waits."""
+    sizes = ["--documents", "600", "--concurrency", "128", "--repairs", "800", "--lead", "1", "--waiting", "20"]
+    limits.main([*sizes, "--waves", "2"])
+    profiles = saved("limits")["profiles"]
+    assert ["repair", "deadline", "latencies"] == list(profiles)
+    for profile in profiles.values():
+        assert 1.0 == pytest.approx(sum(profile["shares"].values()))
+        assert set(profile["shares"]) <= set(limits.PARTS)
+        assert profile["samples"] > 0
+    assert profiles["latencies"]["shares"][limits.WAITING] > 0.5
+    assert limits.TRIO in profiles["deadline"]["shares"]
+
+
+@pytest.mark.parametrize(
+    ("file", "function", "expected"),
+    [
+        (trio_repair._supervisor.__file__, "dispatch", limits.SETTLING),
+        (trio_repair._planning.__file__, "plan_repair", limits.STEPS),
+        (trio_repair._batching.__file__, "_submit", limits.CALLS),
+        (trio_repair.embedding.hashing.__file__, "embed", limits.PREPARING),
+        (trio_repair._model.__file__, "check_doc_id", None),
+        (trio._core._run.__file__, "unrolled_run", limits.TRIO),
+        (trio._core._run.__file__.replace("_run", "_io_epoll"), "get_events", limits.WAITING),
+        (limits.__file__, "main", limits.BESIDE),
+        ("<attrs generated methods trio_repair._model.RepairJob>", "__init__", None),
+        (os.__file__, "urandom", None),
+    ],
+)
+def test_whose_work_a_frame_is(file: str, function: str, expected: str | None) -> None:
+    """By the module that it is of; values and the standard library work for whoever called them."""
+    assert expected == limits.part_of(file, function)
+
+
+def test_a_profile_finds_what_takes_the_time() -> None:
+    """Two thirds of the time in one part and a third in another are found as that, roughly, and no others."""
+
+    def spin(seconds: float) -> None:
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            pass
+
+    parts = {}
+    for module, seconds in (("_queue", 0.4), ("_planning", 0.2)):
+        code = spin.__code__.replace(co_filename=f"/somewhere/trio_repair/{module}.py")
+        parts[module] = functools.partial(type(spin)(code, {"time": time}), seconds)
+    profile = limits.profiled(lambda: [work() for work in parts.values()])
+    assert {limits.SETTLING, limits.STEPS} == set(profile["shares"]) - {limits.BESIDE}
+    assert 0.55 < profile["shares"][limits.SETTLING] < 0.78
 
 
 @pytest.mark.parametrize("contender", simulated_latencies.CONTENDERS.values())

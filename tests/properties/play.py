@@ -235,7 +235,12 @@ class _Play:
             if doc_id in self.scenario.raising:
                 raise RuntimeError(f"planned bug in the repair of {doc_id!r}")
             try:
-                return await execute(entry)
+                verdict = await execute(entry)
+                if verdict is None:
+                    timed_out = trio.current_time() >= entry.timeout_at and not entry.cancelled
+                    if doc_id in self.scenario.stubborn or doc_id in self.scenario.raising_late:
+                        await trio.lowlevel.checkpoint()  # cancelled
+                return verdict  # noqa: TRY300 - it may have been cancelled in here
             except trio.Cancelled as cancelled:
                 timed_out = trio.current_time() >= entry.timeout_at and not entry.cancelled
                 if doc_id in self.scenario.stubborn:

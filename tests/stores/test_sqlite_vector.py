@@ -367,6 +367,25 @@ async def test_texts_come_in_batches(tmp_path: Path) -> None:
 
 
 @attrs.define
+class LikesFew(Scripted):
+    """It says how many texts it likes to be given."""
+
+    texts_per_call: Any = 3
+
+
+async def test_an_embedder_says_how_many_texts_it_takes(tmp_path: Path) -> None:
+    """No call has more than that; what is no such number is refused before anything is opened."""
+    embedder = LikesFew(lambda texts: [[1.0, 0.0]] * len(texts))
+    async with opened(tmp_path / "s.db", embedder) as store:
+        await store.prepare([make_document(f"{index}", f"text {index}") for index in range(8)])
+    assert [3, 3, 2] == embedder.calls
+    for wrong in (0, -1, True, 2.5, "3", None):
+        with pytest.raises(InvalidValue, match="texts_per_call must be an int of at least 1"):
+            opened(tmp_path / "t.db", LikesFew(lambda _texts: [], texts_per_call=wrong))
+    assert not (tmp_path / "t.db").exists()
+
+
+@attrs.define
 class ScriptedChunker:
     answer: Callable[[str], Any]
     identity: str = "scripted"

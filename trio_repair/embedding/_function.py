@@ -14,15 +14,16 @@ class FunctionEmbedder:
     """A function, and what it makes.
 
     Raises:
-        InvalidValue: `model` or `dimension` is not usable.
+        InvalidValue: `model`, `dimension` or `texts_per_call` is not usable.
     """
 
-    def __init__(self, model: str, dimension: int, function: EmbeddingFunction) -> None:
+    def __init__(self, model: str, dimension: int, function: EmbeddingFunction, texts_per_call: int) -> None:
         if not isinstance(model, str) or not model:
             raise InvalidValue("model", "must be a str that is not empty")
         self._model = model
         self._dimension = check_positive("dimension", dimension)
         self._function = function
+        self._texts_per_call = check_positive("texts_per_call", texts_per_call)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, {self._dimension})"
@@ -36,6 +37,11 @@ class FunctionEmbedder:
     def dimension(self) -> int:
         """How many numbers one vector has."""
         return self._dimension
+
+    @property
+    def texts_per_call(self) -> int:
+        """How many texts the function is given at most."""
+        return self._texts_per_call
 
 
 def check_positive(field: str, value: object) -> int:

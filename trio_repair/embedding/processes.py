@@ -32,6 +32,8 @@ class InProcess(FunctionEmbedder):
         dimension: how many numbers one vector has.
         function: takes a list of texts and gives a vector for each, in order. It goes to the process with each call:
             a function of a module, or a method of an object that can be pickled.
+        texts_per_call: how many texts a call has at most. Each call waits for some turns of the event loop, beside what
+            it computes.
         max_processes: among how many processes the texts of a call are divided.
 
     Raises:
@@ -44,9 +46,10 @@ class InProcess(FunctionEmbedder):
         dimension: int,
         function: EmbeddingFunction,
         *,
+        texts_per_call: int = 1024,
         max_processes: int = 1,
     ) -> None:
-        super().__init__(model, dimension, function)
+        super().__init__(model, dimension, function, texts_per_call)
         self._processes = check_positive("max_processes", max_processes)
         self._limiter = trio.CapacityLimiter(max_processes)
         try:

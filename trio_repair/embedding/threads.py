@@ -21,6 +21,7 @@ class InThread(FunctionEmbedder):
         model: names what makes the vectors; change it when they change, and stored vectors count as stale.
         dimension: how many numbers one vector has.
         function: takes a list of texts and gives a vector for each, in order.
+        texts_per_call: how many texts `function` is given at most.
         max_threads: how many calls of `function` may be under way at once; 1 if it is not thread-safe.
 
     Raises:
@@ -33,9 +34,10 @@ class InThread(FunctionEmbedder):
         dimension: int,
         function: EmbeddingFunction,
         *,
+        texts_per_call: int = 128,
         max_threads: int = 1,
     ) -> None:
-        super().__init__(model, dimension, function)
+        super().__init__(model, dimension, function, texts_per_call)
         self._limiter = trio.CapacityLimiter(check_positive("max_threads", max_threads))
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:

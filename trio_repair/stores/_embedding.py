@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from trio_repair import InvalidValue
-from trio_repair.abc import Chunk, Chunker, Embedder
+from trio_repair.abc import CallSize, Chunk, Chunker, Embedder
 from trio_repair.embedding import rebuild_text
 
 MAX_DIMENSION: Final = 8192
@@ -49,6 +49,9 @@ def check_embedder(embedder: Embedder) -> Embedder:
         raise InvalidValue("embedder", "its model must be a str that is not empty")
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidValue("embedder", f"its dimension must be an int from 1 to {MAX_DIMENSION}, not {dimension!r}")
+    texts = _texts_per_call(embedder)
+    if isinstance(texts, bool) or not isinstance(texts, int) or texts < 1:
+        raise InvalidValue("embedder", f"its texts_per_call must be an int of at least 1, not {texts!r}")
     return embedder
 
 
@@ -115,9 +118,14 @@ async def embed_texts(embedder: Embedder, texts: Sequence[str]) -> list[Vector |
     """
     work = _Work(embedder)
     vectors: list[Vector | Failure] = []
-    for start in range(0, len(texts), _TEXTS_PER_CALL):
-        vectors += await work.embed(texts[start : start + _TEXTS_PER_CALL])
+    size = _texts_per_call(embedder)
+    for start in range(0, len(texts), size):
+        vectors += await work.embed(texts[start : start + size])
     return vectors
+
+
+def _texts_per_call(embedder: Embedder) -> int:
+    return embedder.texts_per_call if isinstance(embedder, CallSize) else _TEXTS_PER_CALL
 
 
 @attrs.define

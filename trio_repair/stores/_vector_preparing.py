@@ -50,7 +50,7 @@ class VectorPreparing:
             if isinstance(answer, StoreError):
                 continue
             if answer.document.text is None:
-                answers[index] = attrs.evolve(answer, payload=TOMBSTONE)
+                answers[index] = Prepared(document=answer.document, payload=TOMBSTONE)
                 continue
             chunks = cut(self.chunker, answer.document.text)
             if isinstance(chunks, Failure):
@@ -68,7 +68,7 @@ class VectorPreparing:
                 answers[index] = self._failed(failure, answer.document)
             else:
                 good = [one for one in own if not isinstance(one, Failure)]
-                answers[index] = attrs.evolve(answer, payload=Payload(answer.payload, chunks, good))
+                answers[index] = Prepared(document=answer.document, payload=Payload(answer.payload, chunks, good))
         return answers
 
     async def embed_query(self, text: str) -> Vector:
