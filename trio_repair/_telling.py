@@ -35,7 +35,9 @@ class Telling:
             kind: [one for one in instruments if kind in getattr(one, "also_hears", ())] for kind in DETAILS
         }
         self._calls = itertools.count(1)
-        self._opened_at = trio.current_time()
+        self._now = trio.lowlevel.current_clock().current_time
+        """The Trio clock, without the detour that every `trio.current_time` takes."""
+        self._opened_at = self._now()
 
     def __bool__(self) -> bool:
         return bool(self._instruments)
@@ -58,7 +60,7 @@ class Telling:
         """Tell every instrument, in this very step."""
         if not self._instruments:
             return
-        at = trio.current_time() - self._opened_at
+        at = self._now() - self._opened_at
         event = EngineEvent(
             kind=kind,
             at=at,
@@ -100,7 +102,7 @@ class Telling:
         return cast("Store", _ToldStore(name, store, self)) if calls else store
 
     def _tell_phase(self, doc_id: str, phase: RepairPhase) -> None:
-        at = trio.current_time() - self._opened_at
+        at = self._now() - self._opened_at
         event = EngineEvent(kind=EventKind.PHASE, at=at, doc_id=doc_id, detail=phase.value)
         self._tell(event, self._details[EventKind.PHASE])
 
@@ -108,7 +110,7 @@ class Telling:
         self, store: str, operation: str, doc_ids: tuple[str, ...], call: Callable[[], Awaitable[T]]
     ) -> T:
         """Make a call and tell it. **If cancelled:** as the call."""
-        began = trio.current_time()
+        began = self._now()
         at = began - self._opened_at
         sent = CallEvent(
             kind=EventKind.CALL_SENT,
@@ -129,7 +131,7 @@ class Telling:
             problem = f"raised {type(error).__name__}"
             raise
         finally:
-            now = trio.current_time()
+            now = self._now()
             ended = attrs.evolve(
                 sent, kind=EventKind.CALL_ENDED, at=now - self._opened_at, seconds=now - began, detail=problem
             )
