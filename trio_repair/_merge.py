@@ -220,8 +220,7 @@ class _Merge:
             await self._compare_pages(one, pages)
             return
         entries = one.completed({role: page.entries for role, page in pages.items()})
-        count = None if one.digests["text"] is None else one.text.count
-        found = self._compared(entries, one.after, one.bound, one.odd, count)
+        found = self._compared(entries, one.after, one.bound, one.odd)
         self._add(found, one.bound if one.bound is not None else self._last(entries))
 
     async def _compare_pages(self, one: _Range, pages: Mapping[str, RangeListing]) -> None:
@@ -243,15 +242,10 @@ class _Merge:
             after = end
 
     def _compared(
-        self,
-        entries: Mapping[str, bytes],
-        after: str | None,
-        bound: str | None,
-        odd: Collection[str],
-        count: int | None = None,
+        self, entries: Mapping[str, bytes], after: str | None, bound: str | None, odd: Collection[str]
     ) -> Found:
         try:
-            return compare(entries, after, bound, count=count, odd=odd)
+            return compare(entries, after, bound, odd=odd)
         except BadEntries as error:
             raise self._lanes[error.role].reader.out_of_order("ranges are") from None
 

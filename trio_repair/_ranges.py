@@ -53,12 +53,7 @@ class Found:
 
 
 def compare(
-    entries: Mapping[str, bytes],
-    after: str | None,
-    bound: str | None,
-    *,
-    count: int | None = None,
-    odd: Collection[str] | None = None,
+    entries: Mapping[str, bytes], after: str | None, bound: str | None, *, odd: Collection[str] | None = None
 ) -> Found:
     """Compare what the stores hold of the range (after, bound], by role. What it calls equal, `diagnose` does too.
 
@@ -68,7 +63,6 @@ def compare(
         entries: by role; the cache may be left out.
         after: where the range begins.
         bound: where it ends.
-        count: how many documents the text store has there; None: they are counted.
         odd: the stores of which summaries may be ""; None: all.
 
     Raises:
@@ -90,8 +84,7 @@ def compare(
     for role, held in entries.items():
         if (odd is None or role in odd) and b"\0\0" in held:
             suspects.update(_valid(role, _ODD.findall(held)))
-    documents = text.count(0) // 2 if count is None else count
-    return Found(documents + len(elsewhere), [doc_id.decode() for doc_id in sorted(suspects)])
+    return Found(text.count(0) // 2 + len(elsewhere), [doc_id.decode() for doc_id in sorted(suspects)])
 
 
 class BadEntries(Exception):
@@ -148,23 +141,6 @@ def _apart(
     first: tuple[str, bytes], second: tuple[str, bytes], edges: tuple[bytes | None, bytes | None]
 ) -> tuple[list[Record], list[Record]]:
     """Records of both, among which are all that only one of them has.
-
-    Raises:
-        BadEntries: those of one are bad, and the first of which that is so.
-    """
-    try:
-        return _step_apart(first, second, edges)
-    except BadEntries:
-        # Half a record may have been met in the one that is whole: take all of both apart, to name the right one.
-        for role, entries in (first, second):
-            _checked(role, entries, *edges)
-        raise
-
-
-def _step_apart(
-    first: tuple[str, bytes], second: tuple[str, bytes], edges: tuple[bytes | None, bytes | None]
-) -> tuple[list[Record], list[Record]]:
-    """Go from difference to difference.
 
     As long as there are few, one goes from each difference to the next in steps that double; a few microseconds for
     each, where taking all entries apart costs half a microsecond for each document.
@@ -248,7 +224,7 @@ def _common_start(one: _Cursor, other: _Cursor) -> int:
         else:
             high = middle - 1
     nul = a.rfind(0, i, i + low)
-    if _odd_before(a, i, i + low):  # it is the one behind an id
+    if a.count(0, i, i + low) % 2:  # it is the one behind an id
         nul = a.rfind(0, i, nul)
     return nul + 1 - i if nul >= 0 else 0
 
@@ -264,21 +240,11 @@ def _common_end(one: _Cursor, other: _Cursor) -> int:
         else:
             high = middle - 1
     begin = len(a) - low
-    if _odd_before(a, 0, begin):  # in a summary
+    if a.count(0, begin) % 2:  # in a summary
         begin = _behind_nul(a, begin)
     elif low and not (_begins(a, begin) and _begins(b, len(b) - low)):  # in an id
         begin = _behind_nul(a, _behind_nul(a, begin))
     return len(a) - begin
-
-
-def _odd_before(entries: bytes, start: int, place: int) -> bool:
-    """Whether an odd number of NUL stands between the beginning of a record and `place`.
-
-    Behind it, down to the end, there are as many modulo two, and counting is what takes the time. If an entry is torn
-    this is not so, and the records taken from either side leave half of one between them, which is then seen.
-    """
-    rest = len(entries) - place
-    return bool((entries.count(0, start, place) if place - start < rest else entries.count(0, place)) % 2)
 
 
 def _begins(entries: bytes, place: int) -> bool:

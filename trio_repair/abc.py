@@ -197,7 +197,9 @@ class CallSize(Protocol):
 
     @property
     def texts_per_call(self) -> int:
-        """One call of `embed` has so many texts at most, and 128 where an embedder does not say."""
+        """One call of `embed` has so many texts at most, and 128 where an embedder does not say. Read once. A text that
+        makes a call fail has all of its company embedded again, in halves: the more, the larger calls are.
+        """
         ...
 
 

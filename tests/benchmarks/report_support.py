@@ -170,8 +170,6 @@ HAND_MADE: dict[str, dict[str, Any]] = {
             "repair": {
                 "seconds": 10.5,
                 "samples": 9_000,
-                "main_thread_busy": 0.6,
-                "all_threads_busy": 0.9,
                 "shares": {limits.WAITING: 0.3, limits.STEPS: 0.26, limits.CALLS: 0.2, limits.TRIO: 0.24},
             },
         },

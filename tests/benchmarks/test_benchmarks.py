@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,9 @@ from trio.testing import MockClock
 
 import trio_repair._batching
 import trio_repair.embedding.hashing
+import trio_repair.stores.memory
+import trio_repair.stores.sqlite_text
+import trio_repair.testing
 from benchmarks import (
     __main__,
     _harness,
@@ -194,6 +198,10 @@ def test_limits_are_profiles_of_all_three(saved: Any) -> None:
         (trio_repair._batching.__file__, "_submit", limits.CALLS),
         (trio_repair.embedding.hashing.__file__, "embed", limits.PREPARING),
         (trio_repair._model.__file__, "check_doc_id", None),
+        (trio_repair.testing.__file__, "make_document", limits.BESIDE),
+        (trio_repair.stores.memory.__file__, "observe", limits.BESIDE),
+        (trio_repair.stores.sqlite_text.__file__, "prepare", limits.PREPARING),
+        ("/somewhere/trio_repair/_queue.py", "pop", None),
         (trio._core._run.__file__, "unrolled_run", limits.TRIO),
         (trio._core._run.__file__.replace("_run", "_io_epoll"), "get_events", limits.WAITING),
         (limits.__file__, "main", limits.BESIDE),
@@ -216,11 +224,28 @@ def test_a_profile_finds_what_takes_the_time() -> None:
 
     parts = {}
     for module, seconds in (("_queue", 0.4), ("_planning", 0.2)):
-        code = spin.__code__.replace(co_filename=f"/somewhere/trio_repair/{module}.py")
+        code = spin.__code__.replace(co_filename=str(Path(trio_repair.__file__).with_name(f"{module}.py")))
         parts[module] = functools.partial(type(spin)(code, {"time": time}), seconds)
     profile = limits.profiled(lambda: [work() for work in parts.values()])
     assert {limits.SETTLING, limits.STEPS} == set(profile["shares"]) - {limits.BESIDE}
     assert 0.55 < profile["shares"][limits.SETTLING] < 0.78
+
+
+def test_time_without_samples_counts_and_a_timer_goes_on() -> None:
+    """What lets no signal in for long is noticed when it ends; a timer and its handler are there again afterwards."""
+    code = compile("sum(range(20_000_000))", str(Path(trio_repair.__file__).with_name("_queue.py")), "eval")
+    heard: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _frame: heard.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 30.0)
+        profile = limits.profiled(lambda: eval(code))
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 30.0
+        signal.raise_signal(signal.SIGALRM)
+        assert [signal.SIGALRM] == heard
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert profile["shares"][limits.SETTLING] > 0.9
 
 
 @pytest.mark.parametrize("contender", simulated_latencies.CONTENDERS.values())

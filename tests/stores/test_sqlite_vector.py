@@ -385,6 +385,19 @@ async def test_an_embedder_says_how_many_texts_it_takes(tmp_path: Path) -> None:
     assert not (tmp_path / "t.db").exists()
 
 
+async def test_what_answers_to_every_name_has_not_said_how_many_texts(tmp_path: Path) -> None:
+    """A proxy of an embedder that passes on every attribute is given as many as one that says nothing."""
+    inner = LikesFew(lambda texts: [[1.0, 0.0]] * len(texts))
+
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(inner, name)
+
+    async with opened(tmp_path / "s.db", Proxy()) as store:
+        await store.prepare([make_document(f"{index}", f"text {index}") for index in range(130)])
+    assert [128, 2] == inner.calls
+
+
 @attrs.define
 class ScriptedChunker:
     answer: Callable[[str], Any]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -19,6 +20,7 @@ MAX_DIMENSION: Final = 8192
 """sqlite-vec takes no longer vectors."""
 
 _TEXTS_PER_CALL: Final = 128
+_UNSAID: Final = object()
 _GIVE_UP_AFTER: Final = 3
 _KEPT_BYTES: Final = 16 * 2**20
 _ENTRY_BYTES: Final = 256
@@ -49,10 +51,23 @@ def check_embedder(embedder: Embedder) -> Embedder:
         raise InvalidValue("embedder", "its model must be a str that is not empty")
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidValue("embedder", f"its dimension must be an int from 1 to {MAX_DIMENSION}, not {dimension!r}")
-    texts = _texts_per_call(embedder)
+    texts_per_call(embedder)
+    return embedder
+
+
+def texts_per_call(embedder: Embedder) -> int:
+    """How many texts one of its calls has at most.
+
+    Raises:
+        InvalidValue: it says so, and that is no such number.
+    """
+    # Only what it or its class says: what answers to every name, as a mock does, has said nothing.
+    if inspect.getattr_static(embedder, "texts_per_call", _UNSAID) is _UNSAID:
+        return _TEXTS_PER_CALL
+    texts = cast("CallSize", embedder).texts_per_call
     if isinstance(texts, bool) or not isinstance(texts, int) or texts < 1:
         raise InvalidValue("embedder", f"its texts_per_call must be an int of at least 1, not {texts!r}")
-    return embedder
+    return texts
 
 
 def cut(chunker: Chunker, text: str) -> Sequence[Chunk] | Failure:
@@ -77,6 +92,7 @@ class Embeddings:
 
     def __init__(self, embedder: Embedder, *, max_bytes: int = _KEPT_BYTES) -> None:
         self._embedder = embedder
+        self._texts_per_call = texts_per_call(embedder)
         self._most = max_bytes // (_ENTRY_BYTES + 4 * embedder.dimension)
         self._kept: OrderedDict[bytes, Vector] = OrderedDict()
         """By SHA-256 of the text; the one that was used last stands last."""
@@ -98,7 +114,7 @@ class Embeddings:
                 found[key] = vector
                 kept.move_to_end(key)
         if missing:
-            made = await embed_texts(self._embedder, list(missing.values()))
+            made = await embed_texts(self._embedder, list(missing.values()), self._texts_per_call)
             for key, answer in zip(missing, made, strict=True):
                 found[key] = answer
                 if not isinstance(answer, Failure):
@@ -108,8 +124,8 @@ class Embeddings:
         return [found[key] for key in keys]
 
 
-async def embed_texts(embedder: Embedder, texts: Sequence[str]) -> list[Vector | Failure]:
-    """A vector for each text, or why it has none.
+async def embed_texts(embedder: Embedder, texts: Sequence[str], size: int = _TEXTS_PER_CALL) -> list[Vector | Failure]:
+    """A vector for each text, or why it has none; at most `size` of them to a call.
 
     A call that fails is tried again in halves, so that a poisonous text fails alone. If the embedder fails for one
     text after the other without a single success, it is taken to be down, and the rest is not tried.
@@ -118,14 +134,9 @@ async def embed_texts(embedder: Embedder, texts: Sequence[str]) -> list[Vector |
     """
     work = _Work(embedder)
     vectors: list[Vector | Failure] = []
-    size = _texts_per_call(embedder)
     for start in range(0, len(texts), size):
         vectors += await work.embed(texts[start : start + size])
     return vectors
-
-
-def _texts_per_call(embedder: Embedder) -> int:
-    return embedder.texts_per_call if isinstance(embedder, CallSize) else _TEXTS_PER_CALL
 
 
 @attrs.define
