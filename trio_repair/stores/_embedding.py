@@ -51,7 +51,6 @@ def check_embedder(embedder: Embedder) -> Embedder:
         raise InvalidValue("embedder", "its model must be a str that is not empty")
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidValue("embedder", f"its dimension must be an int from 1 to {MAX_DIMENSION}, not {dimension!r}")
-    texts_per_call(embedder)
     return embedder
 
 
@@ -86,6 +85,9 @@ def cut(chunker: Chunker, text: str) -> Sequence[Chunk] | Failure:
 class Embeddings:
     """An embedder, and the vectors of the texts that it was given last: a repair that is tried again, or a passage that
     stands in many documents, is not embedded twice.
+
+    Raises:
+        InvalidValue: what the embedder says of its calls is not usable.
 
     Invariant: what is kept takes at most `max_bytes`, counted as `_ENTRY_BYTES` and the vector for each text.
     """
@@ -124,7 +126,7 @@ class Embeddings:
         return [found[key] for key in keys]
 
 
-async def embed_texts(embedder: Embedder, texts: Sequence[str], size: int = _TEXTS_PER_CALL) -> list[Vector | Failure]:
+async def embed_texts(embedder: Embedder, texts: Sequence[str], size: int) -> list[Vector | Failure]:
     """A vector for each text, or why it has none; at most `size` of them to a call.
 
     A call that fails is tried again in halves, so that a poisonous text fails alone. If the embedder fails for one
