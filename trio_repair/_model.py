@@ -10,7 +10,6 @@ import enum
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,6 +18,7 @@ import attrs
 
 from ._enums import plain_members
 from ._errors import InvalidDocumentId, InvalidValue
+from ._job_ids import new_job_id
 
 MAX_DOC_ID_BYTES: Final = 2048
 """A document id is 1 to this many bytes of UTF-8."""
@@ -280,25 +280,6 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.timezone.utc)
 
 
-_FRESH_IDS: Final[list[str]] = []
-_IDS_AT_ONCE: Final = 256
-
-
-def _new_job_id() -> str:
-    # What uuid4 makes its hex of; many at once, because to ask the system lets go of the interpreter lock, and to get
-    # it back from a store's thread takes longer than all of a job.
-    try:
-        return _FRESH_IDS.pop()
-    except IndexError:
-        drawn = os.urandom(16 * (_IDS_AT_ONCE + 1)).hex()
-        _FRESH_IDS.extend(drawn[start : start + 32] for start in range(32, len(drawn), 32))
-        return drawn[:32]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_FRESH_IDS.clear)  # or parent and child would name two jobs alike
-
-
 def _job_timeout(value: float | None) -> float | None:
     return None if value is None else check_seconds("timeout", value)
 
@@ -323,7 +304,7 @@ def _valid_count(_instance: object, attribute: attrs.Attribute[Any], value: obje
 class RepairJob:
     """A request to make the copies of one document agree. It carries identity, never content."""
 
-    id: str = attrs.field(factory=_new_job_id, validator=_valid_job_id)
+    id: str = attrs.field(factory=new_job_id, validator=_valid_job_id)
     """Unique among the jobs that are queued or running; 1 to 2,048 bytes of UTF-8."""
     doc_id: str = attrs.field(validator=_valid_doc_id)
     strategy: SyncStrategy = attrs.field(validator=_valid_enum(SyncStrategy))
