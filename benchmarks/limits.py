@@ -17,6 +17,7 @@ one run: it says what is large, and not by how much to the last percent.
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import signal
 import tempfile
@@ -70,9 +71,11 @@ def _folder(package: ModuleType) -> Path:
 _HERE: Final = Path(__file__).parent
 _OURS: Final = _folder(trio_repair)
 _TRIOS: Final = (_folder(trio), _folder(outcome))
+_SAMPLING: Final = {"_sample", "part_of"}
 _HANDING_OVER: Final = (_folder(trio_parallel), _folder(multiprocessing))
 
 
+@functools.cache
 def part_of(file: str, function: str) -> str | None:
     """Whose work a frame is; None: of whoever called it."""
     path = Path(file)
@@ -85,6 +88,9 @@ def part_of(file: str, function: str) -> str | None:
         return WAITING if function == "get_events" else TRIO
     if any(path.is_relative_to(folder) for folder in _HANDING_OVER):
         return PREPARING
+    if file == __file__ and function in _SAMPLING:
+        # A signal that came while the one before was handled is a sample of what that one interrupted.
+        return None
     return BESIDE if path.is_relative_to(_HERE) else None
 
 
@@ -110,13 +116,13 @@ class Sampler:
             signal.setitimer(signal.ITIMER_REAL, *timer)
 
     def _sample(self, _signal: int, frame: FrameType | None) -> None:
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
         part = None
         while frame is not None and part is None:
             part = part_of(frame.f_code.co_filename, frame.f_code.co_name)
             frame = frame.f_back
-        now = time.perf_counter()
-        self.samples.append((now, now - self._last, BESIDE if part is None else part))
-        self._last = now
+        self.samples.append((now, seconds, BESIDE if part is None else part))
 
     def shares(self, since: float) -> dict[str, float]:
         """Each part's share of the time since that moment, largest first."""

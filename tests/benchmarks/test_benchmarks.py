@@ -205,6 +205,7 @@ def test_limits_are_profiles_of_all_three(saved: Any) -> None:
         (trio._core._run.__file__, "unrolled_run", limits.TRIO),
         (trio._core._run.__file__.replace("_run", "_io_epoll"), "get_events", limits.WAITING),
         (limits.__file__, "main", limits.BESIDE),
+        (limits.__file__, "_sample", None),
         ("<attrs generated methods trio_repair._model.RepairJob>", "__init__", None),
         (os.__file__, "urandom", None),
     ],
