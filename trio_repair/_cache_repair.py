@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from ._batching import Batcher
 from ._config import AutoRepairConfig
@@ -16,6 +17,13 @@ from ._stepping import Gather
 from ._telling import unheard
 from ._verdict import MOVED_ERROR, Ended, Moved
 from ._views import Observation, Prepared, WriteAnswer, WriteStatus
+
+# By names of their own: see `plain_members`.
+_CACHE: Final = RepairPhase.CACHE
+_NONE: Final = CacheStep.NONE
+_REFRESH: Final = CacheStep.REFRESH
+_INVALIDATE: Final = CacheStep.INVALIDATE
+_LANDED: Final = WriteStatus.LANDED
 
 
 class CacheRepair:
@@ -75,7 +83,7 @@ class CacheRepair:
 
         Failing at this is a warning.
         """
-        progress.phase = RepairPhase.CACHE
+        progress.phase = _CACHE
         doc_id = plan.doc_id
         seen: dict[str, Observation] = {}
         for _ in range(1 + self._config.max_reobserve):
@@ -84,14 +92,14 @@ class CacheRepair:
                 return
             view = seen["cache"]
             step = cache_step(view, plan.version, self._policy)
-            if step is CacheStep.NONE:
+            if step is _NONE:
                 progress.stores["cache"].confirm(plan.version)
                 return
-            if planned is CacheStep.NONE:
+            if planned is _NONE:
                 progress.warn(f"Cache update warning: cache store: document {doc_id!r} differs, outside the plan")
                 return
-            if planned is CacheStep.INVALIDATE:
-                step = CacheStep.INVALIDATE
+            if planned is _INVALIDATE:
+                step = _INVALIDATE
             if await self._change(plan, step, document, view, views, progress):
                 return
             gather = Gather(1)
@@ -110,7 +118,7 @@ class CacheRepair:
         """Replace the entry, or else remove it, or else warn. False if it changed meanwhile."""
         store = progress.stores["cache"]
         problem = "the entry may be stale"
-        if step is CacheStep.REFRESH:
+        if step is _REFRESH:
             prepared = await self._prepare(plan.doc_id, document, {**views, "cache": view}, progress)
             if isinstance(prepared, Prepared):
                 gather = Gather(1)
@@ -138,7 +146,7 @@ class CacheRepair:
         store.learn()
         verdict = _cache_verdict(request)
         if verdict is not None:
-            if verdict and step is CacheStep.REFRESH:
+            if verdict and step is _REFRESH:
                 progress.warn(f"Cache update warning: cache store: entry removed, not refreshed: {problem}")
             return verdict
         problem = problem if store.detail is None else store.detail
@@ -159,7 +167,7 @@ class CacheRepair:
             except Moved:
                 return "the source changed meanwhile"
             finally:
-                progress.phase = RepairPhase.CACHE
+                progress.phase = _CACHE
                 if source is not None:
                     progress.source = source
         gather = Gather(1)
@@ -173,7 +181,7 @@ class CacheRepair:
 def _cache_verdict(request: Request) -> bool | None:
     """True: done. False: the entry changed meanwhile, look again. None: it failed."""
     if isinstance(request.answer, WriteAnswer):
-        if request.answer.status is WriteStatus.LANDED:
+        if request.answer.status is _LANDED:
             return True
         if request.answer.status is WriteStatus.REFUSED:
             return False

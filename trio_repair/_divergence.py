@@ -14,6 +14,11 @@ from ._errors import InvalidValue
 from ._model import DocumentVersion
 from ._views import Observation, Presence, StoreTraits
 
+# By names of their own: see `plain_members`.
+_TOMBSTONE: Final = Presence.TOMBSTONE
+_ABSENT: Final = Presence.ABSENT
+_LIVE: Final = Presence.LIVE
+
 CRITICAL_STORES: Final = ("text", "vector")
 """The stores that must agree. The cache is judged by them and never judges."""
 
@@ -76,13 +81,13 @@ def is_equal(observation: Observation, version: DocumentVersion | None, traits: 
     and a store that keeps no tombstones equals one by holding nothing.
     """
     if version is None:
-        return observation.presence is Presence.ABSENT
+        return observation.presence is _ABSENT
     if not observation.intact:
         return False
     held = observation.version
     if held is None:
         return version.deleted and not traits.keeps_tombstones
-    if (observation.presence is Presence.TOMBSTONE) != version.deleted:
+    if (observation.presence is _TOMBSTONE) != version.deleted:
         return False
     if held.number != version.number and traits.numbered:
         return False
@@ -123,8 +128,8 @@ def _other(store: str) -> str:
 def _compare_critical(views: Mapping[str, Observation], traits: Mapping[str, StoreTraits]) -> _Comparison:
     critical_views(views)
     numbered = all(traits[name].numbered for name in CRITICAL_STORES)
-    live = {name: view.version for name in CRITICAL_STORES if (view := views[name]).presence is Presence.LIVE}
-    graves = {name: view.version for name in CRITICAL_STORES if (view := views[name]).presence is Presence.TOMBSTONE}
+    live = {name: view.version for name in CRITICAL_STORES if (view := views[name]).presence is _LIVE}
+    graves = {name: view.version for name in CRITICAL_STORES if (view := views[name]).presence is _TOMBSTONE}
     match [*live.items()], [*graves.items()]:
         case [(_, DocumentVersion() as text), (_, DocumentVersion() as vector)], []:
             return _compare_live(text, vector, numbered=numbered)
@@ -174,8 +179,8 @@ def _is_cache_stale(
 ) -> bool:
     if not rightful:
         # Deleted: a cache that remembers the delete serves nothing that is wrong.
-        return cache.presence is Presence.LIVE
-    if cache.presence is Presence.ABSENT:
+        return cache.presence is _LIVE
+    if cache.presence is _ABSENT:
         return False
     return not any(is_equal(cache, version, traits["cache"]) for version in rightful)
 
@@ -192,18 +197,14 @@ def diagnose(doc_id: str, views: Mapping[str, Observation], traits: Mapping[str,
         InvalidValue: a critical store is not among the views.
     """
     found, rightful = _compare_critical(views, traits)
-    nowhere = all(views[name].presence is Presence.ABSENT for name in CRITICAL_STORES)
+    nowhere = all(views[name].presence is _ABSENT for name in CRITICAL_STORES)
     for name in CRITICAL_STORES:
         view = views[name]
         if name in found or nowhere:
             continue
         if not view.intact:
             found[name] = DivergenceKind.INCOMPLETE
-        elif (
-            view.presence is Presence.LIVE
-            and traits[name].embedding is not None
-            and view.embedding != traits[name].embedding
-        ):
+        elif view.presence is _LIVE and traits[name].embedding is not None and view.embedding != traits[name].embedding:
             found[name] = DivergenceKind.STALE_EMBEDDING
     cache = views.get("cache")
     if cache is not None and _is_cache_stale(cache, rightful, traits):

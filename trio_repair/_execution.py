@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -35,6 +35,19 @@ from ._telling import PhaseTeller, unheard
 from ._ticket import Entry, Mission
 from ._verdict import MOVED_ERROR, UPDATE_FAILED, Ended, Moved, Verdict, store_failure, worst
 from ._views import Observation, Prepared, Presence, StoredDocument, WriteAnswer, WriteStatus
+
+# By names of their own: see `plain_members`.
+_MANUAL: Final = PlanAction.MANUAL
+_NOWHERE: Final = PlanAction.NOWHERE
+_DELETE: Final = PlanAction.DELETE
+_OBSERVE: Final = RepairPhase.OBSERVE
+_READ: Final = RepairPhase.READ
+_PREPARE: Final = RepairPhase.PREPARE
+_WRITE: Final = RepairPhase.WRITE
+_VERIFY: Final = RepairPhase.VERIFY
+_REFUSED: Final = WriteStatus.REFUSED
+_REJECTED: Final = WriteStatus.REJECTED
+_REPAIRED: Final = RepairOutcome.REPAIRED
 
 
 class Repairer:
@@ -85,7 +98,7 @@ class Repairer:
                 return ended.verdict
             except Moved as change:
                 moved = change.store
-                progress.phase = RepairPhase.OBSERVE
+                progress.phase = _OBSERVE
                 busy = progress.outstanding()
                 if busy:
                     # Two writes of one document are never under way at once: look again when this one has ended.
@@ -98,7 +111,7 @@ class Repairer:
 
     async def _look_and_repair(self, entry: Entry, progress: Progress) -> Verdict:
         doc_id, mission = entry.doc_id, entry.mission
-        progress.phase = RepairPhase.OBSERVE
+        progress.phase = _OBSERVE
         # The cache is looked at beside the others, but nothing waits for it until they are done.
         cache_gather = Gather(1)
         cache_request = None if self._cache is None else self._cache.look(doc_id, cache_gather)
@@ -109,9 +122,9 @@ class Repairer:
                 # Nowhere, or in the cache alone: only the cache can tell which.
                 await self._cache.see(cache_gather, cache_request, progress, views)
             plan = self._decide(doc_id, mission, views, progress)
-            if plan.action is PlanAction.MANUAL:
+            if plan.action is _MANUAL:
                 return await self._leave_to_a_person(plan, cache_gather, cache_request, progress)
-            if plan.action is PlanAction.NOWHERE:
+            if plan.action is _NOWHERE:
                 return Verdict(RepairOutcome.FAILED, plan.reason)
             progress.version = plan.version
             if plan.settle_first and progress.settled_tokens != plan.tokens:
@@ -144,11 +157,11 @@ class Repairer:
     @staticmethod
     def finished(progress: Progress) -> Verdict:
         """The verdict on a repair whose critical stores were read back equal."""
-        return Verdict(RepairOutcome.REPAIRED if progress.updated_systems() else RepairOutcome.ALREADY_CONSISTENT)
+        return Verdict(_REPAIRED if progress.updated_systems() else RepairOutcome.ALREADY_CONSISTENT)
 
     def take_in_read_back(self, doc_id: str, progress: Progress) -> None:
         """The attempt was cut off while it waited for the read-back: what came in by then counts all the same."""
-        if progress.phase is not RepairPhase.VERIFY:
+        if progress.phase is not _VERIFY:
             return
         views: dict[str, Observation] = {}
         for name, request in progress.waits_for.items():
@@ -208,7 +221,7 @@ class Repairer:
             now = self._wall() if self._policy.numbers == "hlc" else 0.0
             return plan_repair(doc_id, views, mission.strategy, self._policy, now=now)
         expected = plan.tokens if mission.expected is None else mission.expected
-        decided = plan.action in (PlanAction.COPY, PlanAction.DELETE, PlanAction.NOTHING)
+        decided = plan.action in (PlanAction.COPY, _DELETE, PlanAction.NOTHING)
         for name, view in views.items():
             if name not in CRITICAL_STORES or name not in expected or view.token == expected[name]:
                 continue
@@ -238,11 +251,11 @@ class Repairer:
     ) -> Document:
         """The document to write: read from the best source that can prove it, or a tombstone."""
         version = plan.version
-        if plan.action is PlanAction.DELETE or version is None or version.deleted:
+        if plan.action is _DELETE or version is None or version.deleted:
             return Document.tombstone(
                 doc_id, number=version.number if version else None, updated_at=version.updated_at if version else None
             )
-        progress.phase = RepairPhase.READ
+        progress.phase = _READ
         reasons: list[str] = []
         broken: StoreError | None = None
         for source in plan.sources:
@@ -305,7 +318,7 @@ class Repairer:
             return False
 
     async def _write_critical(self, plan: RepairPlan, document: Document, progress: Progress) -> None:
-        progress.phase = RepairPhase.PREPARE
+        progress.phase = _PREPARE
         gather = Gather(len(plan.writes))
         requests = {write.store: self._batchers[write.store].prepare(document, gather) for write in plan.writes}
         await progress.answers(gather, requests)
@@ -320,7 +333,7 @@ class Repairer:
         if failures:
             raise Ended(worst(failures))
 
-        progress.phase = RepairPhase.WRITE
+        progress.phase = _WRITE
         gather = Gather(len(plan.writes))
         requests = {}
         for write in plan.writes:
@@ -335,12 +348,12 @@ class Repairer:
             if isinstance(answer, StoreError):
                 failures.append(store_failure(answer, UPDATE_FAILED[write.store]))
             elif isinstance(answer, WriteAnswer):
-                if answer.status is WriteStatus.REFUSED:
+                if answer.status is _REFUSED:
                     # Refused in favour of the decision itself (our own first sending, perhaps): read back and see.
                     held, traits = answer.observation, self._policy.traits[write.store]
                     if held is None or not is_equal(held, plan.version, traits):
                         moved = write.store
-                elif answer.status is WriteStatus.REJECTED:
+                elif answer.status is _REJECTED:
                     problem = "the store refuses the document" if answer.error is None else answer.error.problem
                     failures.append(Verdict(RepairOutcome.FAILED, f"{UPDATE_FAILED[write.store]}: {problem}"))
         if failures:
@@ -350,7 +363,7 @@ class Repairer:
 
     async def _read_back(self, doc_id: str, plan: RepairPlan, progress: Progress) -> dict[str, Observation]:
         """Look at the critical stores again. Returns only if every one equals the decision."""
-        progress.phase = RepairPhase.VERIFY
+        progress.phase = _VERIFY
         views = await self._observe_critical(doc_id, progress)
         fenced = {write.store: write.token for write in plan.writes}
         moved: str | None = None

@@ -7,7 +7,7 @@ is made up. `tests/test_planning.py` spells the cases out as a table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from ._clock import number_time
 from ._divergence import CRITICAL_STORES, critical_views, is_equal, rank
@@ -15,6 +15,20 @@ from ._errors import InvalidValue
 from ._model import DocumentVersion, SyncStrategy
 from ._plan import MANUAL_REASON, CacheStep, PlanAction, PlannedWrite, Policy, RepairPlan
 from ._views import AbsentMeans, Observation, Presence, StoreTraits
+
+# By names of their own: see `plain_members`.
+_BY_A_PERSON: Final = SyncStrategy.MANUAL_RESOLUTION
+_MOST_RECENT: Final = SyncStrategy.MOST_RECENT
+_TEXT_SOURCE: Final = SyncStrategy.TEXT_SOURCE_OF_TRUTH
+_ABSENT: Final = Presence.ABSENT
+_TOMBSTONE: Final = Presence.TOMBSTONE
+_LIVE: Final = Presence.LIVE
+_COPY: Final = PlanAction.COPY
+_DELETE: Final = PlanAction.DELETE
+_MANUAL: Final = PlanAction.MANUAL
+_NOWHERE: Final = PlanAction.NOWHERE
+_NONE: Final = CacheStep.NONE
+_REFRESH: Final = CacheStep.REFRESH
 
 __all__ = [
     "MANUAL_REASON",
@@ -40,7 +54,7 @@ class _Decision(NamedTuple):
 
 
 def _copy(version: DocumentVersion | None) -> _Decision:
-    return _Decision(PlanAction.COPY, version)
+    return _Decision(_COPY, version)
 
 
 def _version_of(store: str, views: Mapping[str, Observation], policy: Policy) -> DocumentVersion | None:
@@ -58,15 +72,15 @@ def _delete(version: DocumentVersion | None, *, from_absence: bool = False) -> _
     """Delete at the number of `version`, which a store holds, live or as a tombstone."""
     if version is None or not version.deleted:
         version = DocumentVersion(number=None if version is None else version.number, deleted=True)
-    return _Decision(PlanAction.DELETE, version, from_absence=from_absence)
+    return _Decision(_DELETE, version, from_absence=from_absence)
 
 
 def _describe(name: str, view: Observation) -> str:
-    if view.presence is Presence.ABSENT:
+    if view.presence is _ABSENT:
         return f"the {name} store does not hold it"
     number = None if view.version is None else view.version.number
     which = "without a number" if number is None else f"version {number}"
-    if view.presence is Presence.TOMBSTONE:
+    if view.presence is _TOMBSTONE:
         return f"the {name} store holds a tombstone {'without a number' if number is None else f'at {number}'}"
     damage = "" if view.intact else " (damaged)"
     return f"the {name} store holds {'a copy ' if number is None else ''}{which}{damage}"
@@ -74,7 +88,7 @@ def _describe(name: str, view: Observation) -> str:
 
 def _manual(views: Mapping[str, Observation], why: str) -> _Decision:
     held = " and ".join(_describe(name, views[name]) for name in CRITICAL_STORES)
-    return _Decision(PlanAction.MANUAL, reason=f"{MANUAL_REASON}: {held}; {why}")
+    return _Decision(_MANUAL, reason=f"{MANUAL_REASON}: {held}; {why}")
 
 
 def _number(view: Observation) -> int | None:
@@ -89,8 +103,10 @@ def _trust(source: str, views: Mapping[str, Observation], policy: Policy, now: f
     """The named store is the source of truth, whatever the numbers say, except that no tombstone is overridden."""
     target = "vector" if source == "text" else "text"
     theirs, ours = views[target], views[source]
+    if ours.presence is _LIVE and theirs.presence is not _TOMBSTONE:
+        return _copy(_version_of(source, views, policy))
     match ours.presence, theirs.presence:
-        case Presence.LIVE, Presence.TOMBSTONE:
+        case Presence.LIVE, _:
             live, deleted = _number(ours), _number(theirs)
             if live is None or deleted is None:
                 return _manual(views, "they cannot be ordered, and only resolve overrides a tombstone")
@@ -99,8 +115,6 @@ def _trust(source: str, views: Mapping[str, Observation], policy: Policy, now: f
             # The one place where a source of truth needs its number.
             doubt = _untrusted_time(views, policy, now)
             return _copy(ours.version) if doubt is None else _manual(views, doubt)
-        case Presence.LIVE, _:
-            return _copy(_version_of(source, views, policy))
         case Presence.TOMBSTONE, Presence.TOMBSTONE:
             return _latest_tombstone(ours, theirs)
         case Presence.TOMBSTONE, _:
@@ -115,10 +129,10 @@ def _trust(source: str, views: Mapping[str, Observation], policy: Policy, now: f
 
 def _most_recent(views: Mapping[str, Observation], policy: Policy) -> _Decision:
     text, vector = views["text"], views["vector"]
-    present = [name for name in CRITICAL_STORES if views[name].presence is not Presence.ABSENT]
+    present = [name for name in CRITICAL_STORES if views[name].presence is not _ABSENT]
     if len(present) == 1:
         held = views[present[0]]
-        if held.presence is Presence.TOMBSTONE:
+        if held.presence is _TOMBSTONE:
             return _delete(held.version)
         lacking = "vector" if present == ["text"] else "text"
         match policy.traits[lacking].absent:
@@ -130,13 +144,13 @@ def _most_recent(views: Mapping[str, Observation], policy: Policy) -> _Decision:
                 return _manual(views, f"what is absent from the {lacking} store may be missing or deleted")
 
     if text.presence is not vector.presence:
-        live, deleted = (text, vector) if vector.presence is Presence.TOMBSTONE else (vector, text)
+        live, deleted = (text, vector) if vector.presence is _TOMBSTONE else (vector, text)
         live_number, deleted_number = _number(live), _number(deleted)
         if live_number is None or deleted_number is None:
             return _manual(views, "they cannot be ordered")
         return _copy(live.version) if live_number > deleted_number else _delete(deleted.version)
 
-    if text.presence is Presence.TOMBSTONE:
+    if text.presence is _TOMBSTONE:
         return _latest_tombstone(text, vector)
     return _later_copy(views)
 
@@ -206,17 +220,17 @@ def _cache_step(
     policy: Policy,
 ) -> CacheStep:
     if cache is None:
-        return CacheStep.NONE
+        return _NONE
     if version is None or version.deleted:
         # A cache that remembers the delete serves nothing that is wrong.
-        return CacheStep.INVALIDATE if cache.presence is Presence.LIVE else CacheStep.NONE
+        return CacheStep.INVALIDATE if cache.presence is _LIVE else _NONE
     if is_equal(cache, version, policy.traits["cache"]):
-        return CacheStep.NONE
-    if cache.presence is Presence.ABSENT:
-        return CacheStep.REFRESH if policy.cache == "fill" and has_source else CacheStep.NONE
+        return _NONE
+    if cache.presence is _ABSENT:
+        return _REFRESH if policy.cache == "fill" and has_source else _NONE
     if policy.cache == "invalidate" or not has_source:
         return CacheStep.INVALIDATE
-    return CacheStep.REFRESH
+    return _REFRESH
 
 
 def _plan(
@@ -232,11 +246,11 @@ def _plan(
     tokens = {name: view.token for name, view in views.items()}
     version, traits = decision.version, policy.traits
     lagging = []
-    if decision.action is PlanAction.COPY or decision.action is PlanAction.DELETE:
+    if decision.action is _COPY or decision.action is _DELETE:
         lagging = [name for name in CRITICAL_STORES if not is_equal(views[name], version, traits[name])]
-    if decision.action is PlanAction.COPY and lagging and not sources:
+    if decision.action is _COPY and lagging and not sources:
         decision = _manual(views, "no store can give the text of the version that wins")
-    if decision.action is PlanAction.MANUAL or decision.action is PlanAction.NOWHERE:
+    if decision.action is _MANUAL or decision.action is _NOWHERE:
         return RepairPlan(
             doc_id=doc_id,
             strategy=strategy,
@@ -244,13 +258,13 @@ def _plan(
             version=None,
             sources=(),
             writes=(),
-            cache_step=CacheStep.NONE,
+            cache_step=_NONE,
             tokens=tokens,
             reason=decision.reason,
             settle_first=False,
         )
     step = _cache_step(views.get("cache"), version, bool(sources), policy)
-    needs_content = (decision.action is PlanAction.COPY and lagging) or step is CacheStep.REFRESH
+    needs_content = (decision.action is _COPY and lagging) or step is _REFRESH
     # A writer that goes from store to store may be between two of them: a person who resolves has seen to that.
     settle_first = False
     if strategy is not None and lagging:
@@ -280,9 +294,9 @@ def _is_outranked(version: DocumentVersion | None, views: list[Observation]) -> 
 
 def _absent_everywhere(views: Mapping[str, Observation]) -> _Decision:
     cache = views.get("cache")
-    if cache is not None and cache.presence is Presence.LIVE:
+    if cache is not None and cache.presence is _LIVE:
         return _Decision(PlanAction.NOTHING)
-    return _Decision(PlanAction.NOWHERE, reason="in no store: neither the text store nor the vector store holds it")
+    return _Decision(_NOWHERE, reason="in no store: neither the text store nor the vector store holds it")
 
 
 def plan_repair(
@@ -307,22 +321,22 @@ def plan_repair(
         InvalidValue: a critical store is not among the views.
     """
     text, vector = critical_views(views)
-    if strategy is SyncStrategy.MANUAL_RESOLUTION:
-        return _plan(doc_id, views, strategy, _Decision(PlanAction.MANUAL, reason=MANUAL_REASON), policy)
-    if text.presence is Presence.ABSENT and vector.presence is Presence.ABSENT:
+    if strategy is _BY_A_PERSON:
+        return _plan(doc_id, views, strategy, _Decision(_MANUAL, reason=MANUAL_REASON), policy)
+    if text.presence is _ABSENT and vector.presence is _ABSENT:
         return _plan(doc_id, views, strategy, _absent_everywhere(views), policy)
-    if strategy is SyncStrategy.MOST_RECENT:
+    if strategy is _MOST_RECENT:
         return _plan_most_recent(doc_id, views, policy, now)
-    source = "text" if strategy is SyncStrategy.TEXT_SOURCE_OF_TRUTH else "vector"
+    source = "text" if strategy is _TEXT_SOURCE else "vector"
     sources = (source,) if policy.traits[source].holds_text else ()
     return _plan(doc_id, views, strategy, _trust(source, views, policy, now), policy, sources=sources)
 
 
 def _plan_most_recent(doc_id: str, views: Mapping[str, Observation], policy: Policy, now: float) -> RepairPlan:
-    strategy = SyncStrategy.MOST_RECENT
+    strategy = _MOST_RECENT
     decision = _most_recent(views, policy)
     sources: tuple[str, ...] = ()
-    if decision.action is PlanAction.COPY and decision.version is not None:
+    if decision.action is _COPY and decision.version is not None:
         sources = _most_recent_sources(views, decision.version, policy)
     plan = _plan(doc_id, views, strategy, decision, policy, sources=sources)
     doubt = _untrusted_time(views, policy, now) if plan.writes else None
@@ -353,11 +367,11 @@ def plan_resolution(
     if choice not in ("text", "vector", "delete"):
         raise InvalidValue("choice", f"must be one of 'text', 'vector', 'delete', not {choice!r}")
     sources: tuple[str, ...] = ()
-    if all(view.presence is Presence.ABSENT for view in critical):
+    if all(view.presence is _ABSENT for view in critical):
         decision = _absent_everywhere(views)
     elif choice == "delete":
         decision = _latest_tombstone(*critical)
-    elif views[choice].presence is not Presence.LIVE:
+    elif views[choice].presence is not _LIVE:
         decision = _manual(views, f"the {choice} store holds no copy that could be taken")
     else:
         version = _version_of(choice, views, policy)

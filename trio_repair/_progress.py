@@ -11,6 +11,14 @@ from ._requests import Operation, Request
 from ._stepping import Gather
 from ._views import Observation, WriteAnswer, WriteStatus
 
+# By names of their own: see `plain_members`.
+_LANDED: Final = WriteStatus.LANDED
+_REMOVE: Final = Operation.REMOVE
+_OBSERVE: Final = RepairPhase.OBSERVE
+_CONSISTENT: Final = StepState.CONSISTENT
+_VERIFIED: Final = StepState.VERIFIED
+_APPLIED: Final = StepState.APPLIED
+
 UNTOLD: Final = "an earlier write of this job got no verdict; what the store holds now is not by it"
 
 
@@ -72,9 +80,9 @@ class StoreProgress:
         answer = request.answer
         self.learned = answer is not None
         if isinstance(answer, WriteAnswer):
-            if answer.status is WriteStatus.LANDED:
+            if answer.status is _LANDED:
                 self.landed = True
-                self.removed = request.operation is Operation.REMOVE
+                self.removed = request.operation is _REMOVE
             if answer.observation is not None:
                 self.saw(answer.observation)
             if answer.error is not None:
@@ -99,7 +107,7 @@ class StoreProgress:
     def state(self) -> StepState:
         """The receipt's word for all this. Each test in turn, the strongest knowledge first."""
         if self.confirmed:
-            return StepState.VERIFIED if self.landed else StepState.CONSISTENT
+            return _VERIFIED if self.landed else _CONSISTENT
         sent = [request for request in self.requests if request.was_sent]
         if not sent:
             return StepState.UNTOUCHED if self.detail is None or self.requests else StepState.FAILED
@@ -110,7 +118,7 @@ class StoreProgress:
             if request.verdict_unknown:
                 return StepState.UNKNOWN
         if self.landed:
-            return StepState.INVALIDATED if self.removed else StepState.APPLIED
+            return StepState.INVALIDATED if self.removed else _APPLIED
         return StepState.REFUSED if sent[-1].refused else StepState.FAILED
 
 
@@ -132,7 +140,7 @@ class Progress:
 
     def __init__(self, fences: Mapping[str, str]) -> None:
         self.fences = fences
-        self.phase = RepairPhase.OBSERVE
+        self.phase = _OBSERVE
         self.stores = {name: StoreProgress() for name in fences}
         self.source: str | None = None
         self.version: DocumentVersion | None = None

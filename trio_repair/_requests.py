@@ -12,6 +12,10 @@ from ._model import Document, DocumentVersion
 from ._stepping import Gather
 from ._views import Observation, Prepared, Presence, StoredDocument, WriteAnswer, WriteStatus
 
+# By names of their own: see `plain_members`.
+_LANDED: Final = WriteStatus.LANDED
+_UNKNOWN: Final = WriteStatus.UNKNOWN
+
 Answer: TypeAlias = Observation | StoredDocument | Prepared | WriteAnswer | StoreError
 
 
@@ -28,6 +32,9 @@ class Operation(enum.Enum):
     WRITE = "write"
     REMOVE = "remove"
 
+
+_PREPARE: Final = Operation.PREPARE
+_WRITE: Final = Operation.WRITE
 
 EFFECTS: Final = frozenset({Operation.WRITE, Operation.REMOVE})
 CARRIES_TEXT: Final = frozenset({Operation.WRITE, Operation.PREPARE})
@@ -96,9 +103,9 @@ class Request:
     @property
     def text_size(self) -> int:
         """How many characters of text it carries."""
-        if self.operation is Operation.WRITE:
+        if self.operation is _WRITE:
             text = self.arguments.prepared.document.text
-        elif self.operation is Operation.PREPARE:
+        elif self.operation is _PREPARE:
             text = self.arguments.text
         else:
             return 0
@@ -112,7 +119,7 @@ class Request:
     @property
     def landed(self) -> bool:
         """The store said that it landed."""
-        return isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.LANDED
+        return isinstance(self.answer, WriteAnswer) and self.answer.status is _LANDED
 
     @property
     def refused(self) -> bool:
@@ -126,7 +133,7 @@ class Request:
             return False
         if self.answer is None:
             return True
-        if isinstance(self.answer, WriteAnswer) and self.answer.status is WriteStatus.UNKNOWN:
+        if isinstance(self.answer, WriteAnswer) and self.answer.status is _UNKNOWN:
             return True
         # Sent twice, and the second time to no effect: the first one may have had it, and be what the second one was
         # refused for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -20,6 +20,10 @@ class Presence(enum.Enum):
     ABSENT = "absent"
     TOMBSTONE = "tombstone"
     LIVE = "live"
+
+
+_ABSENT: Final = Presence.ABSENT
+"""By a name of its own: see `plain_members`."""
 
 
 @plain_members
@@ -78,7 +82,7 @@ class Observation:
     """What made the vectors that are stored; None for stores without vectors and for tombstones."""
 
     def __attrs_post_init__(self) -> None:
-        if (self.version is None) != (self.presence is Presence.ABSENT):
+        if (self.version is None) != (self.presence is _ABSENT):
             raise InvalidValue("version", "is None if and only if the document is absent")
 
 

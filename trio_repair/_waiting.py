@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from ._requests import CARRIES_TEXT, Operation, Request
 from ._suspects import Suspects
+
+# By names of their own: see `plain_members`.
+_PREPARE: Final = Operation.PREPARE
 
 
 class WaitingRequests:
@@ -21,7 +25,7 @@ class WaitingRequests:
     def __init__(self, suspects: Suspects) -> None:
         self._suspects = suspects
         self._queues: dict[Operation, deque[Request]] = {operation: deque() for operation in Operation}
-        self.prepares = self._queues[Operation.PREPARE]
+        self.prepares = self._queues[_PREPARE]
         """Those that only prepare; for looking at."""
         self._for_store = [queue for queue in self._queues.values() if queue is not self.prepares]
         self._order = itertools.count()
@@ -34,7 +38,7 @@ class WaitingRequests:
         request.queued = True
         request.queued_at = now
         self._queues[operation].append(request)
-        if operation is not Operation.PREPARE:
+        if operation is not _PREPARE:
             self.for_store += 1
 
     def put_back(self, operation: Operation, requests: Iterable[Request]) -> None:
@@ -43,7 +47,7 @@ class WaitingRequests:
         for request in requests:
             request.queued = True
             queue.appendleft(request)
-            self.for_store += operation is not Operation.PREPARE
+            self.for_store += operation is not _PREPARE
 
     def oldest(self, *, without_suspects: bool) -> Operation | None:
         """The operation of the store that was asked for first. O(1) unless suspects to be left out are in front."""
@@ -100,7 +104,7 @@ class WaitingRequests:
             request.queued = False
             batch.append(request)
         queue.extendleft(reversed(held_back))
-        if operation is not Operation.PREPARE:
+        if operation is not _PREPARE:
             self.for_store += len(queue) - before
         return batch
 

@@ -65,7 +65,7 @@ def _mutants() -> Iterator[Mutant]:
         breaks="between the two nobody can find the document, and for good if the second one fails",
         invariants=("I1", "I2", "I12"),
         where=f"{_EXECUTION}._write_critical",
-        old="progress.phase = RepairPhase.WRITE",
+        old="progress.phase = _WRITE",
         new="[self._batchers[write.store].remove(plan.doc_id, write.token, Gather(1)) for write in plan.writes]",
     )
     yield Mutant(

@@ -44,7 +44,7 @@ BUGS: list[tuple[str, Bug]] = [
         Bug(
             "delete, then insert",
             f"{_EXECUTION}._write_critical",
-            "progress.phase = RepairPhase.WRITE",
+            "progress.phase = _WRITE",
             "[self._batchers[write.store].remove(plan.doc_id, write.token, Gather(1)) for write in plan.writes]",
         ),
     ),
@@ -256,8 +256,8 @@ BUGS: list[tuple[str, Bug]] = [
         Bug(
             "ids are tidied up",
             f"{_BATCHER}.observe",
-            "Request(Operation.OBSERVE, doc_id, doc_id, gather)",
-            "Request(Operation.OBSERVE, doc_id, doc_id.strip().lower() or doc_id, gather)",
+            "Request(_OBSERVE, doc_id, doc_id, gather)",
+            "Request(_OBSERVE, doc_id, doc_id.strip().lower() or doc_id, gather)",
         ),
     ),
     (

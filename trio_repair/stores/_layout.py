@@ -36,6 +36,8 @@ from ._fence import ABSENT, ABSENT_TOKEN
 from ._sqlite import Session
 from ._sqlite_errors import describe
 
+_LIVE: Final = Presence.LIVE
+"""By a name of its own, which on Python 3.11 costs less than to name it in its enum."""
 _PAGE_ROWS: Final = 1000
 _ROWS_PER_INSERT: Final = 500
 ALL: Final = "TRUE"
@@ -226,7 +228,7 @@ class Layout(abc.ABC):
         if digest is None:
             digest = self._digest(row)
         return Observation(
-            presence=Presence.LIVE,
+            presence=_LIVE,
             token=row_token(row),
             version=_version(number, digest, False, updated_at),  # noqa: FBT003
             intact=parts == whole and digest != "",

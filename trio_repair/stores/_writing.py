@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Final
 
 import apsw
 import attrs
@@ -14,6 +15,9 @@ from ._fence import Change
 from ._layout import Layout, Put, row_token
 from ._sqlite import Session
 from ._sqlite_errors import is_document_error, unavailable
+
+_LANDED: Final = WriteStatus.LANDED
+"""By a name of its own, which on Python 3.11 costs less than to name it in its enum."""
 
 
 @attrs.frozen
@@ -77,7 +81,7 @@ def _apply(session: Session, layout: Layout, changes: Sequence[Change]) -> tuple
         main.execute("UPDATE revision SET value = max(value, ?)", (base + len(changes),))
         now = layout.observations(session, [changes[index].doc_id for index in landing])
         for index, held in zip(landing, now, strict=True):
-            answers[index] = WriteAnswer(status=WriteStatus.LANDED, observation=held)
+            answers[index] = WriteAnswer(status=_LANDED, observation=held)
     return [answers[index] for index in range(len(changes))], frozenset(landing)
 
 
