@@ -46,7 +46,8 @@ DIGEST: Final = "nullif(d.digest, '')"
 
 Row: TypeAlias = list[Any]
 """One document as JSON: doc_id, number, digest, deleted, updated_at, rev; parts, the parts that are there, and whole,
-the parts that should be; embedding, an identity's fields or null; text and metadata, null unless they are needed."""
+the parts that should be; embedding, an identity's fields, 1 for the layout's own, or null; text and metadata, null
+unless they are needed."""
 
 _ROW_NAMES: Final = "doc_id, number, digest, deleted, updated_at, rev, parts, whole, embedding, text, metadata"
 
@@ -101,6 +102,8 @@ class Layout(abc.ABC):
     """
 
     keeps_tombstones = True
+    identity: EmbeddingIdentity | None = None
+    """What the vectors that it writes are made by."""
 
     def __init__(self, store: str, content: ContentDefinition, clock: Callable[[], float]) -> None:
         self.store = store
@@ -232,7 +235,7 @@ class Layout(abc.ABC):
             token=row_token(row),
             version=_version(number, digest, False, updated_at),  # noqa: FBT003
             intact=parts == whole and digest != "",
-            embedding=None if embedding is None else _identity(embedding),
+            embedding=None if embedding is None else self.identity if embedding == 1 else _identity(embedding),
         )
 
     def _digest(self, row: Row) -> str:

@@ -100,6 +100,8 @@ def vector_schema(content: ContentDefinition) -> str:
 class VectorLayout(Layout):
     """A row for each document and tombstone, rows for its chunks, and a vector for each of these."""
 
+    identity: EmbeddingIdentity
+
     def __init__(
         self, store: str, content: ContentDefinition, clock: Callable[[], float], identity: EmbeddingIdentity
     ) -> None:
@@ -107,6 +109,9 @@ class VectorLayout(Layout):
         self.identity = identity
         self.partition = f"{identity.model} {identity.chunking}"
         """Keeps vectors of different identities apart inside one table."""
+        wanted = (("model", identity.model), ("dimension", identity.dimension), ("chunking", identity.chunking))
+        self._same = " AND ".join(f"d.{name} = {apsw.format_sql_value(value)}" for name, value in wanted)
+        """The SQL condition for rows that were embedded under it."""
 
     def columns(self, connection: apsw.Connection, content: str) -> str:
         counts = "count(*) || '-' || {} || '-' || ifnull(max(c.ordinal), -1)"
@@ -125,16 +130,15 @@ class VectorLayout(Layout):
             " d.updated_at AS updated_at, d.rev AS rev,"
             f" CASE WHEN d.deleted THEN 0 ELSE d.proven || '-' || {there} END AS parts,"
             " format('1-%d-%d-%d', d.chunk_count, d.chunk_count, d.chunk_count - 1) AS whole,"
-            " CASE WHEN d.deleted = 0 THEN"
-            " json_object('model', d.model, 'dimension', d.dimension, 'chunking', d.chunking) || '' END AS embedding,"
+            f" CASE WHEN d.deleted = 0 THEN CASE WHEN {self._same} THEN 1 ELSE"
+            " json_object('model', d.model, 'dimension', d.dimension, 'chunking', d.chunking) || '' END END"
+            " AS embedding,"
             f" {needed} THEN (SELECT json_group_array(json_array(start, text)) FROM ({chunks})) || '' END AS text,"
             f" {needed} THEN d.metadata END AS metadata"
         )
 
     def whole(self, connection: apsw.Connection) -> Sequence[Wholeness]:
         identity = self.identity
-        wanted = (("model", identity.model), ("dimension", identity.dimension), ("chunking", identity.chunking))
-        same = " AND ".join(f"d.{name} = {apsw.format_sql_value(value)}" for name, value in wanted)
         if identity.dimension not in dimensions(connection):
             return [Wholeness(condition="FALSE")]
         vectors = f"vectors_{identity.dimension}_rowids"
@@ -167,10 +171,10 @@ class VectorLayout(Layout):
         )
         return [
             Wholeness(
-                condition=f"d.proven = 1 AND {same} AND (d.chunk_count = 1 OR {exactly})",
+                condition=f"d.proven = 1 AND {self._same} AND (d.chunk_count = 1 OR {exactly})",
                 proof=f"{due} = (SELECT {held} {chunks})",
             ),
-            Wholeness(condition=f"d.proven = 1 AND {same} AND {exactly}"),
+            Wholeness(condition=f"d.proven = 1 AND {self._same} AND {exactly}"),
         ]
 
     def text(self, raw: Any) -> str | None:
