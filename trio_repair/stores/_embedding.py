@@ -77,6 +77,8 @@ def cut(chunker: Chunker, text: str) -> Sequence[Chunk] | Failure:
     """The chunks of a text, proven to give it back."""
     try:
         chunks = chunker.chunk(text)
+        if len(chunks) == 1 and chunks[0].start == 0 and chunks[0].text == text:
+            return chunks
         rebuilt = rebuild_text((chunk.start, chunk.text) for chunk in chunks)
     except Exception as error:
         return Failure(f"the chunker {chunker.identity!r} raised {type(error).__name__}", transient=False)

@@ -253,15 +253,14 @@ class Layout(abc.ABC):
         if row is None:
             return StoredDocument(document=None, token=ABSENT_TOKEN)
         _, number, digest, deleted, updated_at, _, _, _, _, text, metadata = row
-        moment = parse_moment(updated_at)
         if deleted:
-            grave = Document.tombstone(doc_id, number=number, updated_at=moment)
+            grave = Document.tombstone(doc_id, number=number, updated_at=parse_moment(updated_at))
             return StoredDocument(document=grave, token=row_token(row))
         proven = self._digest(row)
         if not proven or (digest is not None and proven != digest):
             problem = "its content does not have the digest that is stored with it; repair it from another store"
             return StoreRejected(self.store, problem, doc_id)
-        version = DocumentVersion(number=number, digest=proven, updated_at=moment)
+        version = _version(number, proven, False, updated_at)  # noqa: FBT003
         held = load_metadata(metadata)
         assert held is not None  # or it would have no digest
         document = Document(doc_id=doc_id, text=self.text(text), metadata=held, version=version)

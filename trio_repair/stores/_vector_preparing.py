@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import attrs
 
@@ -57,18 +57,19 @@ class VectorPreparing:
                 answers[index] = self._failed(chunks, answer.document)
             else:
                 pieces[index] = chunks
-        texts = [chunk.text for chunks in pieces.values() for chunk in chunks]
-        vectors = iter(await self._embeddings.embed(texts))
+        vectors = await self._embeddings.embed([chunk.text for chunks in pieces.values() for chunk in chunks])
+        end = 0
         for index, chunks in pieces.items():
-            own = [next(vectors) for _ in chunks]
-            failure = next((one for one in own if isinstance(one, Failure)), None)
+            start, end = end, end + len(chunks)
+            own = vectors[start:end]
             answer = answers[index]
             assert isinstance(answer, Prepared)
-            if failure is not None:
-                answers[index] = self._failed(failure, answer.document)
+            failures = [one for one in own if isinstance(one, Failure)]
+            if failures:
+                answers[index] = self._failed(failures[0], answer.document)
             else:
-                good = [one for one in own if not isinstance(one, Failure)]
-                answers[index] = Prepared(document=answer.document, payload=Payload(answer.payload, chunks, good))
+                payload = Payload(answer.payload, chunks, cast("list[Vector]", own))
+                answers[index] = Prepared(document=answer.document, payload=payload)
         return answers
 
     async def embed_query(self, text: str) -> Vector:
