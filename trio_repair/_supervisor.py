@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 import random
 import traceback
 from collections import Counter
@@ -93,8 +94,6 @@ class Supervisor:
         self._timers_scope = trio.CancelScope(shield=True)
         self._idle: trio.Event | None = None
         self._aborted = False
-        self._cancelled = False
-        """The repairs are cancelled all together, from outside or at the end."""
         self._attempts = 0
 
     # Taking jobs
@@ -220,7 +219,7 @@ class Supervisor:
         finally:
             if cut_off and scope is not None:
                 # Nothing was raised that the scope could catch: it was this one unless one around it is cancelled, too.
-                timed_out = scope.cancel_called and not self._cancelled
+                timed_out = scope.cancel_called and trio.current_effective_deadline() > -math.inf
             elif scope is not None:
                 timed_out = scope.cancelled_caught
             self._ended(entry, verdict, failure, timed_out=timed_out)
@@ -429,18 +428,8 @@ class Supervisor:
     def start(self, repairs: trio.Nursery, calls: trio.Nursery) -> None:
         """Run repairs and store calls in these nurseries from now on."""
         self._nursery = repairs
-        repairs.start_soon(self._notice_cancellation)
         for batcher in self.batchers.values():
             batcher.nursery = calls
-
-    async def _notice_cancellation(self) -> None:
-        """Note that all repairs are cancelled, in that very step: each of them can ask this for next to nothing."""
-
-        def noticed(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._cancelled = True
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(noticed)
 
     async def serve_timers(self) -> None:
         """Run until `stop_timers`, cancelled or not: calls that end late are watched to their end."""
