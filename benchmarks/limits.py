@@ -71,7 +71,7 @@ def _folder(package: ModuleType) -> Path:
 _HERE: Final = Path(__file__).parent
 _OURS: Final = _folder(trio_repair)
 _TRIOS: Final = (_folder(trio), _folder(outcome))
-_SAMPLING: Final = {"_sample", "part_of"}
+_SAMPLING: Final = {"_sample", "part_of", "<genexpr>"}
 _HANDING_OVER: Final = (_folder(trio_parallel), _folder(multiprocessing))
 
 

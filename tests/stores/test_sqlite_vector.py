@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import apsw
 import attrs
@@ -411,6 +412,16 @@ def refuse(_text: str) -> Any:
     raise LookupError("SECRET")
 
 
+class Lookalike(str):
+    """Says of every text that it is the same."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str)
+
+
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
@@ -419,6 +430,10 @@ def refuse(_text: str) -> Any:
         (lambda text: [Chunk(1, text[1:])], "do not cover the text"),
         (lambda text: [Chunk(0, text[:2]), Chunk(3, text[3:])], "do not cover the text"),
         (lambda text: [Chunk(0, text.upper())], "do not cover the text"),
+        (lambda text: [Chunk(0, Lookalike(text[:-1]))], "do not cover the text"),
+        (lambda text: [Chunk(0, ANY)], "raised"),
+        (lambda text: [Chunk(ANY, text)], "raised"),
+        (lambda text: {0: Chunk(0, text)}, "raised"),
         (refuse, "raised LookupError"),
     ],
 )
@@ -436,6 +451,20 @@ def test_embedders_that_mean_nothing(model: Any, dimension: Any, tmp_path: Path)
     """An embedder without a name or with an impossible dimension is refused before a file is looked at."""
     with pytest.raises(InvalidValue, match=r"embedder: its (model|dimension) must be"):
         opened(tmp_path / "s.db", Scripted(lambda _texts: [], model=model, dimension=dimension))
+
+
+@pytest.mark.parametrize(
+    ("embedder", "chunker", "problem"),
+    [
+        (Scripted(lambda _texts: [], model="m\ud800"), None, "embedder: its model holds a lone surrogate"),
+        (None, ScriptedChunker(lambda _text: [], "c\ud800"), "chunker: its identity holds a lone surrogate"),
+        (None, ScriptedChunker(lambda _text: [], ("c",)), "chunker: its identity must be a str, not tuple"),
+    ],
+)
+def test_identities_that_cannot_be_stored(embedder: Any, chunker: Any, problem: str, tmp_path: Path) -> None:
+    """What says how vectors were made must be text; it is refused before a file is looked at."""
+    with pytest.raises(InvalidValue, match=problem):
+        opened(tmp_path / "s.db", embedder, chunker)
 
 
 async def test_long_vectors(tmp_path: Path) -> None:

@@ -53,9 +53,30 @@ def check_embedder(embedder: Embedder) -> Embedder:
     model, dimension = embedder.model, embedder.dimension
     if not isinstance(model, str) or not model:
         raise InvalidValue("embedder", "its model must be a str that is not empty")
+    _check_utf8("embedder", "model", model)
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidValue("embedder", f"its dimension must be an int from 1 to {MAX_DIMENSION}, not {dimension!r}")
     return embedder
+
+
+def check_chunker(chunker: Chunker) -> Chunker:
+    """Return a chunker whose identity is usable.
+
+    Raises:
+        InvalidValue: it is not.
+    """
+    identity: object = chunker.identity
+    if not isinstance(identity, str):
+        raise InvalidValue("chunker", f"its identity must be a str, not {type(identity).__name__}")
+    _check_utf8("chunker", "identity", identity)
+    return chunker
+
+
+def _check_utf8(field: str, name: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidValue(field, f"its {name} holds a lone surrogate and is not valid UTF-8") from None
 
 
 def texts_per_call(embedder: Embedder) -> int:
@@ -77,7 +98,7 @@ def cut(chunker: Chunker, text: str) -> Sequence[Chunk] | Failure:
     """The chunks of a text, proven to give it back."""
     try:
         chunks = chunker.chunk(text)
-        if len(chunks) == 1 and chunks[0].start == 0 and chunks[0].text == text:
+        if type(chunks) is list and len(chunks) == 1 and _is_all(chunks[0], text):
             return chunks
         rebuilt = rebuild_text((chunk.start, chunk.text) for chunk in chunks)
     except Exception as error:
@@ -86,6 +107,12 @@ def cut(chunker: Chunker, text: str) -> Sequence[Chunk] | Failure:
         problem = f"the chunker {chunker.identity!r} gave chunks that do not cover the text"
         return Failure(problem, transient=False)
     return chunks
+
+
+def _is_all(chunk: Chunk, text: str) -> bool:
+    # By type: what only compares equal is something else.
+    plain = type(chunk) is Chunk and type(chunk.start) is int and type(chunk.text) is str
+    return plain and chunk.start == 0 and chunk.text == text
 
 
 class Embeddings:

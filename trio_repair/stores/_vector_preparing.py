@@ -10,7 +10,7 @@ import attrs
 from trio_repair import Document, EmbeddingIdentity, Prepared, StoreError, StoreRejected, StoreUnavailable
 from trio_repair.abc import Chunk, Chunker, Embedder
 
-from ._embedding import Embeddings, Failure, Vector, check_embedder, cut
+from ._embedding import Embeddings, Failure, Vector, check_chunker, check_embedder, cut
 
 
 @attrs.frozen
@@ -29,11 +29,12 @@ class VectorPreparing:
     """Embedder and chunker of one store.
 
     Raises:
-        InvalidValue: the embedder is not usable.
+        InvalidValue: embedder or chunker is not usable.
     """
 
     def __init__(self, store: str, embedder: Embedder, chunker: Chunker) -> None:
         check_embedder(embedder)
+        check_chunker(chunker)
         self.identity = EmbeddingIdentity(model=embedder.model, dimension=embedder.dimension, chunking=chunker.identity)
         self._store = store
         self._embeddings = Embeddings(embedder)
