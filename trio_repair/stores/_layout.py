@@ -233,7 +233,7 @@ class Layout(abc.ABC):
         return Observation(
             presence=_LIVE,
             token=row_token(row),
-            version=_version(number, digest, False, updated_at),  # noqa: FBT003
+            version=_version(number, digest, False, updated_at),  # noqa: FBT003 - as above
             intact=parts == whole and digest != "",
             embedding=None if embedding is None else self.identity if embedding == 1 else _identity(embedding),
         )
@@ -260,7 +260,7 @@ class Layout(abc.ABC):
         if not proven or (digest is not None and proven != digest):
             problem = "its content does not have the digest that is stored with it; repair it from another store"
             return StoreRejected(self.store, problem, doc_id)
-        version = _version(number, proven, False, updated_at)  # noqa: FBT003
+        version = _version(number, proven, False, updated_at)  # noqa: FBT003 - as in `observation`
         held = load_metadata(metadata)
         assert held is not None  # or it would have no digest
         document = Document(doc_id=doc_id, text=self.text(text), metadata=held, version=version)
