@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -19,7 +19,7 @@ from trio_repair import (
     StoreTraits,
     SyncStrategy,
 )
-from trio_repair._stepping import Gather, Steps
+from trio_repair._stepping import Gather, Steps, Unwinding
 from trio_repair.stores.memory import MemoryStore
 from trio_repair.testing import FaultyStore, SimulatedStore, make_document
 
@@ -150,10 +150,15 @@ def _doc_id(item: Any) -> str:
     return document.doc_id
 
 
+def stepped(coroutine: Coroutine[Gather, None, Any], cut_off: Callable[[], bool] = lambda: False) -> Steps[Any]:
+    """Runs it outside the scheduler; alone, unless `cut_off` gives True."""
+    return Steps(coroutine, cut_off, Unwinding())
+
+
 async def answered(gather: Gather) -> None:
     """Wait for a gather in a task of one's own."""
 
     async def wait() -> None:
         await gather
 
-    await Steps(wait()).run()
+    await stepped(wait()).run()

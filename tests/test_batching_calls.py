@@ -6,12 +6,12 @@ from typing import Any
 
 import trio
 import trio.testing
-from engine_world import Stubborn, World, answered
+from engine_world import Stubborn, World, answered, stepped
 from test_batching import serve
 
 from trio_repair import CircuitOpen, Observation, Prepared, StoreUnavailable
 from trio_repair._requests import Operation
-from trio_repair._stepping import Gather, Steps
+from trio_repair._stepping import Gather
 from trio_repair.testing import Fault, FaultKind, make_document
 
 
@@ -205,7 +205,7 @@ async def test_a_request_is_over_before_its_answer_is_acted_on(autojump_clock):
             await gather
             seen.extend(request.ended for request in requests)
 
-        await Steps(repair()).run()
+        await stepped(repair()).run()
         assert [True, True] == seen
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from engine_world import answered
+from engine_world import answered, stepped
 
-from trio_repair._stepping import Gather, Steps
+from trio_repair._stepping import Gather, Steps, Unwinding
 
 
 async def test_each_step_is_taken_with_the_last_answer(autojump_clock):
@@ -26,7 +26,7 @@ async def test_each_step_is_taken_with_the_last_answer(autojump_clock):
         return "done"
 
     async def run() -> None:
-        log.append(await Steps(repair()).run())
+        log.append(await stepped(repair()).run())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
@@ -61,7 +61,7 @@ async def test_errors_come_out_of_the_task(autojump_clock):
 
     async def run() -> None:
         with pytest.raises(KeyError, match="mine"):
-            await Steps(repair()).run()
+            await stepped(repair()).run()
         caught.append("KeyError")
 
     async with trio.open_nursery() as nursery:
@@ -84,7 +84,7 @@ async def test_cancelled_where_it_waits(autojump_clock):
         return "gathered"
 
     with trio.move_on_after(1.0) as scope:
-        assert await Steps(repair()).run() is None
+        assert await stepped(repair()).run() is None
     assert (True, False) == (scope.cancel_called, scope.cancelled_caught)
     assert ["withdrawn"] == log
     gather.one_answered()
@@ -105,7 +105,7 @@ async def test_answered_in_the_moment_of_a_cancellation(autojump_clock):
 
     async def run(scope: trio.CancelScope) -> None:
         with scope:
-            await Steps(repair()).run()
+            await stepped(repair()).run()
 
     scope = trio.CancelScope()
     async with trio.open_nursery() as nursery:
@@ -124,7 +124,7 @@ async def test_cancelled_before_the_first_step(autojump_clock):
         log.append("ran")
 
     with trio.move_on_after(0) as scope:
-        await Steps(repair()).run()
+        await stepped(repair()).run()
     assert scope.cancelled_caught
     assert [] == log
 
@@ -140,7 +140,7 @@ async def test_it_must_not_wait_again_after_a_cancellation(autojump_clock):
             await second
 
     with trio.move_on_after(1.0), pytest.raises(RuntimeError, match="ignored GeneratorExit"):
-        await Steps(repair()).run()
+        await stepped(repair()).run()
 
 
 async def test_nothing_is_kept_of_a_repair_that_is_over(autojump_clock):
@@ -158,7 +158,7 @@ async def test_nothing_is_kept_of_a_repair_that_is_over(autojump_clock):
     async def run() -> weakref.ref[Held]:
         held = Held()
         ref = weakref.ref(held)
-        steps = Steps(repair(held))
+        steps = stepped(repair(held))
         del held
         trio.lowlevel.spawn_system_task(_answer_soon, gather)
         with pytest.raises(KeyError) as caught:
@@ -201,7 +201,7 @@ async def test_cancelled_from_within_a_step(autojump_clock, over: bool):
 
     async def run() -> None:
         with scope:
-            ended.append(await Steps(repair()).run())
+            ended.append(await stepped(repair()).run())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
@@ -221,8 +221,104 @@ async def test_a_cancellation_of_what_is_around_goes_on(autojump_clock):
 
     with trio.move_on_after(1.0) as around:
         with trio.CancelScope() as own:
-            assert await Steps(repair()).run() is None
+            assert await stepped(repair()).run() is None
         log.append("own")
         await trio.lowlevel.checkpoint()
         log.append("not cancelled")
     assert (["own"], False, True) == (log, own.cancel_called, around.cancelled_caught)
+
+
+async def test_told_in_the_step_that_cancels_it(autojump_clock):
+    """Whoever cancels it finds it closed, and what becomes of that told, before its own task has run again. Once."""
+    around, scope = trio.CancelScope(), trio.CancelScope()
+    log: list[str] = []
+
+    async def repair() -> None:
+        try:
+            await Gather(1)
+        finally:
+            log.append("closed")
+
+    def cut_off() -> bool:
+        log.append("told")
+        around.cancel()  # while the first cancellation is being delivered
+        return True
+
+    async def run() -> None:
+        with around, scope:
+            assert await stepped(repair(), cut_off).run() is None
+        log.append("unwound")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        assert ["closed", "told"] == log
+    assert ["closed", "told", "unwound"] == log
+
+
+@pytest.mark.parametrize("settled", [True, False])
+async def test_who_waits_is_woken_before_what_only_unwinds(autojump_clock, settled: bool):
+    """Of many that are cut off at once, what was told is heard before all but one of their tasks have run again.
+
+    Where it was not told, each task has to run first: the control.
+    """
+    heard = trio.Event()
+    log: list[str] = []
+    unwinding = Unwinding()
+
+    async def repair() -> None:
+        await Gather(1)
+
+    def cut_off() -> bool:
+        if settled:
+            heard.set()
+        return settled
+
+    async def run() -> None:
+        with trio.move_on_at(1.0):
+            await Steps(repair(), cut_off, unwinding).run()
+        log.append("unwound")
+        heard.set()
+
+    async def hear() -> None:
+        await heard.wait()
+        log.append("heard")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear)
+        for _ in range(10):
+            nursery.start_soon(run)
+    assert 11 == len(log)
+    assert (log.index("heard") <= 1) == settled
+
+
+async def test_what_telling_raises_comes_out_of_the_task(autojump_clock):
+    """Not out of the scheduler, which would end the whole program."""
+
+    async def repair() -> None:
+        await Gather(1)
+
+    def cut_off() -> bool:
+        raise KeyError("mine")
+
+    with trio.move_on_after(1.0), pytest.raises(KeyError, match="mine"):
+        await stepped(repair(), cut_off).run()
+
+
+async def test_those_that_unwind_wait_for_the_first_of_them_alone(autojump_clock):
+    """One flock after the other, each is woken, and none twice."""
+    unwinding, ended = Unwinding(), []
+
+    async def repair() -> None:
+        await Gather(1)
+
+    async def run(deadline: float) -> None:
+        with trio.move_on_at(deadline):
+            await Steps(repair(), lambda: True, unwinding).run()
+        ended.append(deadline)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(run, 1.0 + number // 4)
+    assert [1.0] * 4 + [2.0] * 4 + [3.0] * 4 == ended

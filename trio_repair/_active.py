@@ -13,15 +13,17 @@ class ActiveTable:
     """Running entries.
 
     Invariant: `len(self)` slots are taken. An entry that has been told to stop and has not is overdue: it is no
-    longer shown, and it keeps its slot and its document until it ends.
+    longer shown, and it keeps its slot and its document until it ends. One that was cut off has ended before its task
+    has: it is gone from here, and keeps its slot until then.
     """
 
     def __init__(self) -> None:
         # In order of starting, not of addresses in memory: one seed gives one trace, in every process.
         self._entries: dict[Entry, None] = {}
+        self._unwinding = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + self._unwinding
 
     def add(self, entry: Entry) -> None:
         """The repair starts."""
@@ -30,6 +32,15 @@ class ActiveTable:
     def remove(self, entry: Entry) -> None:
         """The repair has ended."""
         self._entries.pop(entry, None)
+
+    def cut_off(self, entry: Entry) -> None:
+        """The repair has ended, and its task is still to end."""
+        self._entries.pop(entry)
+        self._unwinding += 1
+
+    def unwound(self) -> None:
+        """The task of one that was cut off ends."""
+        self._unwinding -= 1
 
     def past_deadline(self, now: float) -> list[Entry]:
         """Entries whose time is up. O(running)."""

@@ -288,7 +288,8 @@ class RepairExecutionEngine:
     def cancel(self, job_id: str) -> bool:
         """Withdraw a job. It is settled as CANCELLED, unless its repair has come to another end by then.
 
-        A running repair is cancelled only if no other job waits for it, and settles when it has stopped.
+        A running repair is cancelled only if no other job waits for it. It settles at once if it has not begun to
+        write, else when it has stopped.
 
         Returns:
             False if no such job is queued or running.

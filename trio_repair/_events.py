@@ -21,7 +21,8 @@ class EventKind(enum.Enum):
     OBSERVED = "observed"
     """A store told the repair what it holds."""
     ENDED = "ended"
-    """The attempt has ended and its slot is free, whether its jobs settle now or it is to run again."""
+    """The attempt has ended, whether its jobs settle now or it is to run again. Its slot is free, or, if it was cut off
+    before it wrote anything, will be in the next round of the scheduler, when its task has ended, too."""
     LOCKED = "locked"
     """A store still works on a write although the attempt has ended; no other repair of the document starts."""
     UNLOCKED = "unlocked"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -30,7 +31,7 @@ from ._planning import (
 )
 from ._progress import Progress, ToldProgress
 from ._requests import Request
-from ._stepping import Gather, Steps
+from ._stepping import Gather, Steps, Unwinding
 from ._telling import PhaseTeller, unheard
 from ._ticket import Entry, Mission
 from ._verdict import MOVED_ERROR, UPDATE_FAILED, Ended, Moved, Verdict, store_failure, worst
@@ -61,6 +62,8 @@ class Repairer:
         emit: Callable[..., None],
         wall: Callable[[], float] = time.time,
         tell_phase: PhaseTeller | None = None,
+        *,
+        cut_off: Callable[[Entry], bool],
     ) -> None:
         self._batchers = batchers
         self._text, self._vector = batchers["text"], batchers["vector"]
@@ -70,6 +73,8 @@ class Repairer:
         self._heard = emit is not unheard
         self._wall = wall
         self._tell_phase = tell_phase
+        self._cut_off = cut_off
+        self._unwinding = Unwinding()
         self._cache = (
             CacheRepair(batchers["cache"], policy, config, emit, wall, self._content) if "cache" in batchers else None
         )
@@ -79,9 +84,10 @@ class Repairer:
 
     def attempt(self, entry: Entry) -> Coroutine[Any, Any, Verdict | None]:
         """Make one attempt. **If cancelled:** it gives None, or raises Cancelled if it was not begun; `entry.progress`
-        says what was sent and what is known to have landed.
+        says what was sent and what is known to have landed. `cut_off` is called in the step that cancels it, if it
+        waits.
         """
-        return Steps(self._attempt(entry)).run()
+        return Steps(self._attempt(entry), partial(self._cut_off, entry), self._unwinding).run()
 
     async def _attempt(self, entry: Entry) -> Verdict:
         progress = entry.progress

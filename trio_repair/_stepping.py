@@ -7,7 +7,7 @@ and is woken when the repair is over, or cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
@@ -60,20 +60,66 @@ class Gather:
             self.requests = _NONE
 
 
+class Unwinding:
+    """Tasks that have nothing left to do but end. Who waits for what has ended already is woken before them.
+
+    Invariant: the first one of them is awake, and wakes the others when it runs.
+    """
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self) -> None:
+        self._tasks: list[trio.lowlevel.Task] = []
+
+    def add(self, task: trio.lowlevel.Task) -> None:
+        """It sleeps, and nothing else wakes it."""
+        self._tasks.append(task)
+        if len(self._tasks) == 1:
+            trio.lowlevel.reschedule(task)
+
+    def go_on(self) -> None:
+        """One of them runs."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks[1:]:
+            trio.lowlevel.reschedule(task)
+
+
 class Steps(Generic[T]):
-    """Runs a coroutine that awaits nothing but gathers."""
+    """Runs a coroutine that awaits nothing but gathers.
 
-    __slots__ = ("_cancelled", "_coroutine", "_error", "_over", "_task", "_value", "_waits_for")
+    Args:
+        coroutine: what to run.
+        cut_off: called when a cancellation has ended it where it waits, in the very step that cancels it: in whatever
+            task, or in the scheduler, and while its own task still sleeps. It gives True if nobody waits for that task
+            any more. What it raises comes out of `run`.
+        unwinding: where such tasks wait to be woken.
+    """
 
-    def __init__(self, coroutine: Coroutine[Gather, None, T]) -> None:
+    __slots__ = (
+        "_cancelled",
+        "_coroutine",
+        "_cut_off",
+        "_error",
+        "_over",
+        "_task",
+        "_unwinding",
+        "_value",
+        "_waits_for",
+    )
+
+    def __init__(
+        self, coroutine: Coroutine[Gather, None, T], cut_off: Callable[[], bool], unwinding: Unwinding
+    ) -> None:
         self._coroutine = coroutine
+        self._cut_off = cut_off
+        self._unwinding = unwinding
         self._waits_for: Gather | None = None
         self._task: trio.lowlevel.Task | None = None
         """The task that sleeps, and that nothing has woken yet."""
         self._cancelled = False
         """It was woken by a cancellation, and no step is taken any more."""
         self._over = False
-        self._value: T
+        self._value: T | None = None
         self._error: BaseException | None = None
 
     async def run(self) -> T | None:
@@ -91,11 +137,10 @@ class Steps(Generic[T]):
         if not self._over:
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
-        if not self._over:  # and so it was a cancellation
-            self._over = True
-            self._waits_for = None
-            self._coroutine.close()
-            return None
+            if self._cancelled:
+                self._unwinding.go_on()
+        if not self._over:  # and so it was a cancellation, from within one of its own steps
+            self._close()
         if self._error is not None:
             try:
                 raise self._error
@@ -121,12 +166,25 @@ class Steps(Generic[T]):
             trio.lowlevel.reschedule(self._task)
             self._task = None
 
+    def _close(self) -> None:
+        self._over = True
+        self._waits_for = None
+        self._coroutine.close()
+
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        # Perhaps from within a step, by an instrument or by whoever shares the engine's nursery.
         self._cancelled = True
-        if self._waits_for is not None:
+        settled = False
+        if self._waits_for is not None:  # or it is from within a step, by an instrument or whoever shares the nursery
             self._waits_for.waiter = None
+            try:
+                self._close()
+                settled = self._cut_off()
+            except BaseException as failure:  # noqa: ASYNC103 - raised again in the task that runs it
+                self._error = failure
         if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
+            if settled:
+                self._unwinding.add(self._task)
+            else:
+                trio.lowlevel.reschedule(self._task)
             self._task = None
         return trio.lowlevel.Abort.FAILED  # it is woken all the same, and without an exception

@@ -13,6 +13,7 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
@@ -24,7 +25,7 @@ from ._errors import DuplicateJob, EngineClosed
 from ._events import EventKind
 from ._execution import Repairer
 from ._limits import Limits
-from ._model import RepairJob, RepairOutcome, RepairResult
+from ._model import RepairJob, RepairOutcome, RepairPhase, RepairResult
 from ._planning import Policy
 from ._progress import untouched_receipt
 from ._queue import WorkQueue
@@ -35,6 +36,8 @@ from ._ticket import Entry, Mission, Ticket
 from ._timetable import Timetable
 from ._verdict import CANCELLED_ERROR, TIMED_OUT_ERROR, Verdict
 from .abc import Stores
+
+_BEFORE_WRITING: Final = (RepairPhase.OBSERVE, RepairPhase.READ, RepairPhase.PREPARE)
 
 logger = logging.getLogger("trio_repair")
 
@@ -77,6 +80,7 @@ class Supervisor:
             emit,
             lambda: wall_clock().timestamp(),
             telling.phase_teller,
+            cut_off=self._cut_off,
         )
         self.execute = repairer.attempt if executor is None else executor
         self.room = trio.Event()
@@ -91,6 +95,8 @@ class Supervisor:
         self._rng = rng
         self._untouched = untouched_receipt(repairer.fences)
         self._nursery: trio.Nursery
+        self._host_deadline = math.inf
+        """When a scope around the engine is cancelled, as far as that was known when it was opened."""
         self._timers_scope = trio.CancelScope(shield=True)
         self._idle: trio.Event | None = None
         self._aborted = False
@@ -217,19 +223,49 @@ class Supervisor:
             if rest is not None:
                 raise rest from None
         finally:
-            if cut_off and scope is not None:
-                # Nothing was raised that the scope could catch: it was this one unless one around it is cancelled, too.
-                timed_out = scope.cancel_called and trio.current_effective_deadline() > -math.inf
-            elif scope is not None:
-                timed_out = scope.cancelled_caught
-            self._ended(entry, verdict, failure, timed_out=timed_out)
+            if entry.cut_off:
+                self._unwound(entry)
+            else:
+                if cut_off and scope is not None:
+                    # Nothing was raised that the scope could catch: it was it, or one around it that is cancelled, too.
+                    timed_out = scope.cancel_called and trio.current_effective_deadline() > -math.inf
+                elif scope is not None:
+                    timed_out = scope.cancelled_caught
+                self._ended(entry, verdict, failure, timed_out=timed_out)
+        if entry.cut_off and failure is not None:
+            raise failure
+
+    def _cut_off(self, entry: Entry) -> bool:
+        """A repair was cancelled where it waited. Settle it in this very step, and give True, if its end is known.
+
+        A flock of repairs meets its deadline in one round of the scheduler. Those who wait for them have the results
+        in the next one, instead of after 10,000 tasks that have nothing left to do but end.
+        """
+        progress, scope, host_deadline = entry.progress, entry.scope, self._host_deadline
+        if progress is not None and progress.phase not in _BEFORE_WRITING:
+            return False  # what a store says of a write, or the read-back, may come in this very round, and counts
+        if scope is None or not scope.cancel_called or (host_deadline < math.inf and self.now() >= host_deadline):
+            return False  # a scope around it was cancelled, or may be in this very moment: its task will see
+        entry.cut_off = True
+        self._ended(entry, None, None, timed_out=True)
+        return True
+
+    def _unwound(self, entry: Entry) -> None:
+        """The task of a repair that was settled when it was cut off ends."""
+        self.queue.finish(entry)
+        self.active.unwound()
+        self._tell_if_idle()
+        self.dispatch()
 
     def _ended(self, entry: Entry, verdict: Verdict | None, failure: BaseException | None, *, timed_out: bool) -> None:
         now = self.now()
         entry.scope = None
         entry.overdue = False
         entry.running_seconds += now - entry.started_at
-        self.active.remove(entry)
+        if entry.cut_off:
+            self.active.cut_off(entry)
+        else:
+            self.active.remove(entry)
         # As a rule, every store has ended what it was asked, and there is neither anything to take back nor to lock.
         unended = () if entry.progress is None else entry.progress.unended()
         for _name, request in unended:
@@ -254,7 +290,8 @@ class Supervisor:
             if verdict.park is not None:
                 # It was to go on after a wait, and nothing but a cancellation keeps it from that.
                 verdict = Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR)
-            self.queue.finish(entry)
+            if not entry.cut_off:  # or slot and document are free when its task has ended
+                self.queue.finish(entry)
             entry.over = True
             tickets, entry.tickets = entry.tickets, []
             for ticket in tickets:
@@ -268,7 +305,8 @@ class Supervisor:
         if outstanding:
             for ticket in self.queue.waiting_on(entry.doc_id):
                 self._watch_lock(ticket, outstanding[0][0])
-        self.dispatch()
+        if not entry.cut_off:
+            self.dispatch()
 
     def _verdict_without_one(self, entry: Entry, failure: BaseException | None, *, timed_out: bool) -> Verdict:
         progress = entry.progress
@@ -337,11 +375,11 @@ class Supervisor:
             if entry.overdue:
                 continue
             entry.overdue = True
-            if entry.scope is not None:
-                entry.scope.cancel()
-            for ticket in entry.tickets:
+            for ticket in tuple(entry.tickets):
                 ids.append(ticket.job.id)
                 self._emit(EventKind.OVERDUE, doc_id=entry.doc_id, job=ticket.job)
+            if entry.scope is not None:
+                entry.scope.cancel()
         return ids
 
     # Ending
@@ -419,6 +457,9 @@ class Supervisor:
             ticket.event.set()
         if ticket.on_settled is not None:
             ticket.on_settled(ticket)
+        self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
         if self._idle is not None and not self.tickets and not len(self.active):
             self._idle.set()
             self._idle = None
@@ -428,6 +469,7 @@ class Supervisor:
     def start(self, repairs: trio.Nursery, calls: trio.Nursery) -> None:
         """Run repairs and store calls in these nurseries from now on."""
         self._nursery = repairs
+        self._host_deadline = trio.current_effective_deadline()
         for batcher in self.batchers.values():
             batcher.nursery = calls
 

@@ -70,6 +70,7 @@ class Entry:
         "attempt",
         "attempts",
         "cancelled",
+        "cut_off",
         "doc_id",
         "first_started_at",
         "key",
@@ -112,6 +113,8 @@ class Entry:
         self.running_seconds = 0.0
         self.cancelled = False
         """Nobody waits for it any more: its end is CANCELLED, not TIMED_OUT."""
+        self.cut_off = False
+        """It has ended where it waited, and its task is still to end."""
         self.over = False
         """Its verdict is known, and its tickets are being settled."""
         self.overdue = False

@@ -234,5 +234,8 @@ class Instrument(Protocol):
     """
 
     def on_event(self, event: EngineEvent) -> None:
-        """Called synchronously, in the engine's task. Return soon; do not block."""
+        """Called synchronously, in the step in which something happens. Return soon; do not block.
+
+        That is in whatever task brings it about; where a deadline does, in the scheduler, where no task is current.
+        """
         ...

@@ -193,6 +193,10 @@ class _Play:
         async with open_repair_engine(stores, scenario.config, instruments=instruments, rng=self.rng) as engine:
             self.engine = engine
             self.policy = Policy.of(stores, scenario.config)
+            repairer, late = engine._supervisor.repairer, {*scenario.stubborn, *scenario.raising_late}
+            # What goes on after it was cut off has not ended there.
+            cut_off = repairer._cut_off
+            repairer._cut_off = lambda entry: entry.doc_id not in late and cut_off(entry)
             execute = engine._supervisor.execute
             engine._supervisor.execute = lambda entry: self._watched(execute, entry)  # type: ignore[method-assign]  # watched from outside
             self.log.add(LimitSet, value=engine.limits.max_concurrent_jobs)
