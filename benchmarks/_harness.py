@@ -178,12 +178,13 @@ class Apart:
 
 
 def peak_apart(function: Callable[..., Any], *arguments: Any) -> Apart:
-    """Call a function of a module, with arguments and a result that JSON can carry, in a fresh process.
+    """Call a function of a module, with arguments and a result that JSON can carry, in a fresh process, whose collector
+    is set as it is here.
 
     Raises:
         subprocess.CalledProcessError: it raised; what it wrote to stderr was shown.
     """
-    called = json.dumps([function.__module__, function.__qualname__, arguments])
+    called = json.dumps([function.__module__, function.__qualname__, arguments, gc.get_threshold()])
     command = [sys.executable, "-m", "benchmarks._harness"]
     done = subprocess.run(command, input=called, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return Apart(**json.loads(done.stdout.splitlines()[-1]))
@@ -202,7 +203,8 @@ def peak_rss() -> int:
 
 
 def _serve_one_call() -> None:
-    module, name, arguments = json.load(sys.stdin)
+    module, name, arguments, thresholds = json.load(sys.stdin)
+    gc.set_threshold(*thresholds)
     value = getattr(importlib.import_module(module), name)(*arguments)
     print(json.dumps({"value": value, "peak_rss": peak_rss()}))
 

@@ -25,6 +25,11 @@ class ActiveTable:
     def __len__(self) -> int:
         return len(self._entries) + self._unwinding
 
+    @property
+    def running(self) -> int:
+        """How many repairs run. Of those that were cut off, only the tasks are left."""
+        return len(self._entries)
+
     def add(self, entry: Entry) -> None:
         """The repair starts."""
         self._entries[entry] = None

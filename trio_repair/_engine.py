@@ -52,7 +52,7 @@ class EngineStatistics:
     active: int
     """Jobs whose repair is running, overdue ones included."""
     running: int
-    """Repairs that hold a slot."""
+    """Repairs that have taken a slot and have not ended."""
     overdue: int
     """Repairs among these that have not stopped although their time was up."""
     locked: int
@@ -107,7 +107,7 @@ class RepairExecutionEngine:
     def __repr__(self) -> str:
         of = self._supervisor
         state = "closed" if of.closed else "paused" if of.paused else "open"
-        return f"<RepairExecutionEngine {state}: {len(of.queue)} queued, {len(of.active)} running>"
+        return f"<RepairExecutionEngine {state}: {len(of.queue)} queued, {of.active.running} running>"
 
     # Taking jobs
 
@@ -288,8 +288,8 @@ class RepairExecutionEngine:
     def cancel(self, job_id: str) -> bool:
         """Withdraw a job. It is settled as CANCELLED, unless its repair has come to another end by then.
 
-        A running repair is cancelled only if no other job waits for it. It settles at once if it has not begun to
-        write, else when it has stopped.
+        A running repair is cancelled only if no other job waits for it, and settles when it has stopped: at once,
+        unless a store is to be heard that has something to write, or something written to look at.
 
         Returns:
             False if no such job is queued or running.
@@ -305,7 +305,7 @@ class RepairExecutionEngine:
             outcomes=MappingProxyType({outcome: of.outcomes[outcome] for outcome in RepairOutcome}),
             queued=len(of.queue),
             active=len(of.tickets) - len(of.queue),
-            running=len(of.active),
+            running=of.active.running,
             overdue=of.active.overdue(trio.current_time()),
             locked=of.queue.locked_documents(),
             retries=of.retries,

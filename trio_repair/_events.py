@@ -21,8 +21,8 @@ class EventKind(enum.Enum):
     OBSERVED = "observed"
     """A store told the repair what it holds."""
     ENDED = "ended"
-    """The attempt has ended, whether its jobs settle now or it is to run again. Its slot is free, or, if it was cut off
-    before it wrote anything, will be in the next round of the scheduler, when its task has ended, too."""
+    """The attempt has ended, whether its jobs settle now or it is to run again. Its slot is free, or will be as soon as
+    its task has ended, too, if it was cut off and nobody had to wait for that."""
     LOCKED = "locked"
     """A store still works on a write although the attempt has ended; no other repair of the document starts."""
     UNLOCKED = "unlocked"

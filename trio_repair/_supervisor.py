@@ -6,6 +6,7 @@ are never more tasks than slots. Settling a job (statistics, instruments, handle
 
 from __future__ import annotations
 
+import contextvars
 import datetime as dt
 import logging
 import math
@@ -13,6 +14,7 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -96,7 +98,11 @@ class Supervisor:
         self._untouched = untouched_receipt(repairer.fences)
         self._nursery: trio.Nursery
         self._host_deadline = math.inf
-        """When a scope around the engine is cancelled, as far as that was known when it was opened."""
+        """When a scope around the engine is cancelled, as far as that was known when it was last asked for."""
+        self._context = contextvars.copy_context()
+        """That of who opened the engine: for what is told, and started, where no task is current."""
+        self._cutting_off = False
+        """A repair that was cut off is being settled."""
         self._timers_scope = trio.CancelScope(shield=True)
         self._idle: trio.Event | None = None
         self._aborted = False
@@ -228,7 +234,8 @@ class Supervisor:
             else:
                 if cut_off and scope is not None:
                     # Nothing was raised that the scope could catch: it was it, or one around it that is cancelled, too.
-                    timed_out = scope.cancel_called and trio.current_effective_deadline() > -math.inf
+                    self._host_deadline = trio.current_effective_deadline()
+                    timed_out = scope.cancel_called and self._host_deadline > -math.inf
                 elif scope is not None:
                     timed_out = scope.cancelled_caught
                 self._ended(entry, verdict, failure, timed_out=timed_out)
@@ -241,18 +248,33 @@ class Supervisor:
         A flock of repairs meets its deadline in one round of the scheduler. Those who wait for them have the results
         in the next one, instead of after 10,000 tasks that have nothing left to do but end.
         """
-        progress, scope, host_deadline = entry.progress, entry.scope, self._host_deadline
+        progress = entry.progress
         if progress is not None and progress.phase not in _BEFORE_WRITING:
             return False  # what a store says of a write, or the read-back, may come in this very round, and counts
-        if scope is None or not scope.cancel_called or (host_deadline < math.inf and self.now() >= host_deadline):
+        if self._cutting_off:
+            return False  # an instrument that was told of one cancels others: one inside the other, without end
+        in_task = trio.lowlevel.in_trio_task()
+        if not entry.cancelled and (in_task or not self._has_timed_out(entry)):
             return False  # a scope around it was cancelled, or may be in this very moment: its task will see
-        entry.cut_off = True
-        self._ended(entry, None, None, timed_out=True)
+        entry.cut_off = self._cutting_off = True
+        try:
+            end = partial(self._ended, entry, None, None, timed_out=True)
+            if in_task:
+                end()
+            else:
+                self._context.run(end)
+        finally:
+            self._cutting_off = False
         return True
+
+    def _has_timed_out(self, entry: Entry) -> bool:
+        """By the scheduler, which cancels what is past its deadline: by its own, and not the host's as well."""
+        return entry.scope is not None and entry.scope.cancel_called and self.now() < self._host_deadline
 
     def _unwound(self, entry: Entry) -> None:
         """The task of a repair that was settled when it was cut off ends."""
-        self.queue.finish(entry)
+        if entry.over:  # or an instrument ended more than its repair
+            self.queue.finish(entry)
         self.active.unwound()
         self._tell_if_idle()
         self.dispatch()
@@ -375,11 +397,13 @@ class Supervisor:
             if entry.overdue:
                 continue
             entry.overdue = True
-            for ticket in tuple(entry.tickets):
-                ids.append(ticket.job.id)
-                self._emit(EventKind.OVERDUE, doc_id=entry.doc_id, job=ticket.job)
             if entry.scope is not None:
                 entry.scope.cancel()
+            for ticket in tuple(entry.tickets):
+                if ticket.result is not None:
+                    continue  # an instrument that was told of another one has withdrawn it
+                ids.append(ticket.job.id)
+                self._emit(EventKind.OVERDUE, doc_id=entry.doc_id, job=ticket.job)
         return ids
 
     # Ending
@@ -508,7 +532,8 @@ class Supervisor:
 
     def _settle_queue(self) -> None:
         for ticket in self.queue.tickets():
-            if ticket.result is None:  # an instrument that was told of one may withdraw another
+            # An instrument that was told of one may have withdrawn another, or let it start.
+            if ticket.result is None and self.queue.holds(ticket.entry):
                 self.queue.discard(ticket)
                 self._settle(ticket, Verdict(RepairOutcome.CANCELLED, CANCELLED_ERROR))
 

@@ -6,6 +6,7 @@ Sizes are tiny: what is tested is that the figures are there and agree with each
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import importlib.util
 import json
@@ -104,6 +105,20 @@ def test_the_peak_of_work_apart_is_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert (1, LARGE) == (small.value, large.value)
     assert small.peak_rss < len(ballast)
     assert LARGE * 0.9 < large.peak_rss - small.peak_rss < LARGE * 1.1
+
+
+def test_work_apart_has_the_collector_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of the machine beside the figures is true of the process that they were taken in."""
+    (tmp_path / "set_apart.py").write_text("import gc\ndef told():\n    return gc.get_threshold()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    told = importlib.import_module("set_apart").told
+    before = gc.get_threshold()
+    gc.set_threshold(701, 11, 12)
+    try:
+        assert [701, 11, 12] == _harness.peak_apart(told).value == _harness.machine()["collector"]
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_work_apart_that_fails_is_an_error() -> None:
