@@ -19,7 +19,7 @@ _BIGRAM_WEIGHT: Final = 0.5
 _MASK: Final = 2**64 - 1
 
 
-@functools.lru_cache(maxsize=32_768)
+@functools.lru_cache(maxsize=8192)
 def _mixed(word: str) -> int:
     # CRC-32 alone is linear; a multiplication spreads it, so that sign and bucket are independent.
     return (zlib.crc32(word.encode(errors="replace")) + 1) * 0x9E3779B97F4A7C15 & _MASK

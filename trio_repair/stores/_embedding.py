@@ -26,7 +26,7 @@ _UPPER_BYTE: Final = 3 if sys.byteorder == "little" else 0
 the latter."""
 _UNSAID: Final = object()
 _GIVE_UP_AFTER: Final = 3
-_KEPT_BYTES: Final = 16 * 2**20
+_KEPT_BYTES: Final = 8 * 2**20
 _ENTRY_BYTES: Final = 256
 """What an entry takes beside the numbers of its vector: two objects of bytes and a place in an ordered dict."""
 
