@@ -15,7 +15,7 @@ import trio_repair
 PACKAGE = Path(trio_repair.__file__).parent
 
 LAYERS: dict[int, set[str]] = {
-    0: {"_enums", "_job_ids", "_model", "_views", "_events", "_errors", "_config"},
+    0: {"_enums", "_unchecked", "_job_ids", "_model", "_views", "_events", "_errors", "_config"},
     1: {"abc"},
     2: {"_divergence", "_summary", "_ranges", "_plan", "_planning", "_backoff", "_clock"},
     3: {

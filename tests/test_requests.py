@@ -146,7 +146,6 @@ def test_a_new_request_has_no_history():
     flags = ("disproved", "ended", "queued", "sent_again", "was_sent", "withdrawn")
     assert dict.fromkeys(flags, False) == {name: getattr(request, name) for name in flags}
     assert (None, None, None) == (request.answer, request.company, request.on_ended)
-    assert (0, 0.0) == (request.order, request.queued_at)
 
 
 @pytest.mark.parametrize("answer", [None, StoreUnavailable("cache", "raised after the effect")])

@@ -116,6 +116,18 @@ async def test_an_endless_source_is_pulled_as_slots_free_up(autojump_clock):
         assert 57 == engine.statistics().accepted
 
 
+async def test_with_many_slots_no_more_jobs_wait_than_come_in_at_a_stretch(autojump_clock):
+    """What waits is to be started soon: of 2,000 slots' jobs, 1,024 wait, and not as many as run."""
+    source = Endless()
+    async with _opened(_second, max_concurrent_jobs=2000) as engine, engine.run(source) as results:
+        await trio.sleep(100.0)
+        assert 3024 == engine.statistics().accepted
+        for _ in range(10):
+            await anext(results)
+        await trio.sleep(5.0)
+        assert 3034 == engine.statistics().accepted
+
+
 async def test_what_was_settled_is_forgotten(autojump_clock):
     """A stream of any length keeps the jobs that are under way, and leaving it withdraws those and no others."""
     async with _opened(_second, max_concurrent_jobs=2) as engine, engine.run(Endless()) as results:
@@ -359,18 +371,18 @@ async def test_taking_jobs_in_keeps_nobody_from_their_turn(autojump_clock):
 
     def source() -> Iterator[RepairJob]:
         nonlocal pulled
-        for number in range(6_000):
+        for number in range(4_000):
             pulled += 1
             yield job(f"d{number}")
 
     async def look_on() -> None:
-        while pulled < 6_000:
+        while pulled < 4_000:
             turns.append(pulled)
             await trio.lowlevel.checkpoint()
 
     async with _opened(executor=_second, max_concurrent_jobs=3_000) as engine, trio.open_nursery() as nursery:
         nursery.start_soon(look_on)
         async with engine.run(source()) as results:
-            assert 6_000 == len([result async for result in results])
+            assert 4_000 == len([result async for result in results])
     longest = max(after - before for before, after in itertools.pairwise(turns))
     assert longest <= 2 * 1024  # Trio shuffles whose turn it is

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trio_repair import Document, Prepared, Write
 from trio_repair._requests import Operation, Request
@@ -169,3 +171,35 @@ def test_a_tombstone_carries_nothing():
         grave = Prepared(document=Document.tombstone(doc_id, number=1))
         waiting.add(Request(Operation.WRITE, doc_id, Write(prepared=grave, token=""), Gather(1)), 0.0)
     assert ["a", "b", "c"] == _ids(waiting.take(Operation.WRITE, 64, without_suspects=False, max_bytes=1))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdefgh"), st.integers(0, 30), st.sampled_from(["", "", "", "withdrawn", "company"])
+        ),
+        max_size=12,
+    ),
+    st.integers(1, 9),
+    st.sampled_from([None, 20, 60]),
+)
+def test_a_batch_that_stands_as_it_is_is_the_one_that_is_picked_out(requests, limit, max_bytes):
+    """What is taken in one go is what is taken one by one, call after call, and what is left is the same."""
+
+    def batches(*, picked: bool) -> list[tuple[list[str], list[bool], int]]:
+        waiting = WaitingRequests(Suspects())
+        if picked:
+            waiting._first = lambda *_arguments: None
+        for doc_id, size, kind in requests:
+            prepared = Prepared(document=make_document(doc_id, "x" * size))
+            request = Request(Operation.WRITE, doc_id, Write(prepared=prepared, token="t"), Gather(1))
+            waiting.add(request, 0.0)
+            request.withdrawn = kind == "withdrawn"
+            request.company = 2 if kind == "company" else None
+        taken = []
+        while waiting.for_store:
+            batch = waiting.take(Operation.WRITE, limit, without_suspects=False, max_bytes=max_bytes)
+            taken.append((_ids(batch), [request.queued for request in batch], waiting.for_store))
+        return taken
+
+    assert batches(picked=False) == batches(picked=True)

@@ -24,7 +24,7 @@ from ._store_call import StoreCall, Stretches
 from ._suspects import Question, Suspects
 from ._telling import unheard
 from ._timetable import Timer, Timetable
-from ._views import Prepared, Removal, StoredDocument, StoreTraits, Write, WriteAnswer, WriteStatus
+from ._views import Prepared, Removal, StoredDocument, StoreTraits, WriteAnswer, WriteStatus, new_write
 from ._waiting import WaitingRequests
 from .abc import Store
 
@@ -92,6 +92,7 @@ class Batcher:
         self.name = name
         self.store = store
         self.traits: StoreTraits = store.traits
+        self._max_batch, self._max_calls = self.traits.max_batch, self.traits.max_calls
         self.breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
         self.nursery: trio.Nursery
         self._now = trio.lowlevel.current_clock().current_time
@@ -151,7 +152,7 @@ class Batcher:
     def write(self, prepared: Prepared, token: str, gather: Gather) -> Request:
         """Ask for a conditional write."""
         doc_id = prepared.document.doc_id
-        return self._submit(Request(_WRITE, doc_id, Write(prepared=prepared, token=token), gather))
+        return self._submit(Request(_WRITE, doc_id, new_write(prepared, token), gather))
 
     def remove(self, doc_id: str, token: str, gather: Gather) -> Request:
         """Ask for a conditional removal."""
@@ -178,7 +179,13 @@ class Batcher:
             return request
         waiting = self._waiting
         waiting.add(request, now)
-        if prepares or waiting.for_store > self._starting * self.traits.max_batch:
+        # Most requests come while the store is busy, and none of them can start a call.
+        if prepares:
+            if not self._starting_prepare and self._busy[True] == self._given_up[True]:
+                self._pump()
+        elif waiting.for_store > self._starting * self._max_batch and (
+            not closed or self._busy[False] + self._starting < self._max_calls
+        ):
             self._pump()
         if not closed:
             self._watch_unavailable()

@@ -19,6 +19,7 @@ import attrs
 from ._enums import plain_members
 from ._errors import InvalidDocumentId, InvalidValue
 from ._job_ids import new_job_id
+from ._unchecked import unchecked
 
 MAX_DOC_ID_BYTES: Final = 2048
 """A document id is 1 to this many bytes of UTF-8."""
@@ -215,6 +216,9 @@ class DocumentVersion:
     """When the application says it wrote this. It orders nothing."""
 
 
+new_version: Final = unchecked(DocumentVersion)
+
+
 def _sorted_keys(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(keys)))
 
@@ -339,6 +343,9 @@ class ReceiptStep:
     """Why, if it is not plain from the state: an error without document text."""
 
 
+new_receipt_step: Final = unchecked(ReceiptStep)
+
+
 @attrs.frozen(kw_only=True)
 class RepairResult:
     """How one job ended, with a receipt for each store."""
@@ -378,6 +385,9 @@ class RepairResult:
             if step.store == store:
                 return step
         raise KeyError(store)
+
+
+new_result: Final = unchecked(RepairResult)
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,7 @@ import attrs
 
 from ._enums import plain_members
 from ._model import DocumentVersion, SyncStrategy
+from ._unchecked import unchecked
 from ._views import StoreTraits
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class PlannedWrite:
     token: str
 
 
+new_planned_write: Final = unchecked(PlannedWrite)
+
+
 def _frozen_tokens(tokens: Mapping[str, str]) -> Mapping[str, str]:
     return MappingProxyType(dict(tokens))
 
@@ -80,6 +84,9 @@ class RepairPlan:
     """MANUAL and NOWHERE: why, naming stores and numbers."""
     settle_first: bool
     """What will be overwritten may be newer than what was decided: wait `settle`, look again, then overwrite."""
+
+
+new_plan: Final = unchecked(RepairPlan)
 
 
 @attrs.frozen(kw_only=True)

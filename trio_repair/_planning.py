@@ -7,13 +7,23 @@ is made up. `tests/test_planning.py` spells the cases out as a table.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from ._clock import number_time
 from ._divergence import CRITICAL_STORES, critical_views, is_equal, rank
 from ._errors import InvalidValue
 from ._model import DocumentVersion, SyncStrategy
-from ._plan import MANUAL_REASON, CacheStep, PlanAction, PlannedWrite, Policy, RepairPlan
+from ._plan import (
+    MANUAL_REASON,
+    CacheStep,
+    PlanAction,
+    PlannedWrite,
+    Policy,
+    RepairPlan,
+    new_plan,
+    new_planned_write,
+)
 from ._views import AbsentMeans, Observation, Presence, StoreTraits
 
 # By names of their own: see `plain_members`.
@@ -269,17 +279,17 @@ def _plan(
     settle_first = False
     if strategy is not None and lagging:
         settle_first = decision.from_absence or _is_outranked(version, [views[name] for name in lagging])
-    return RepairPlan(
-        doc_id=doc_id,
-        strategy=strategy,
-        action=decision.action if lagging else PlanAction.NOTHING,
-        version=version,
-        sources=sources if needs_content else (),
-        writes=tuple([PlannedWrite(store=name, token=tokens[name]) for name in lagging]),
-        cache_step=step,
-        tokens=tokens,
-        reason=None,
-        settle_first=settle_first,
+    return new_plan(
+        doc_id,
+        strategy,
+        decision.action if lagging else PlanAction.NOTHING,
+        version,
+        sources if needs_content else (),
+        tuple([new_planned_write(name, tokens[name]) for name in lagging]),
+        step,
+        MappingProxyType(tokens),
+        None,
+        settle_first,
     )
 
 

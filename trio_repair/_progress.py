@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ._errors import StoreError
-from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState
+from ._model import DocumentVersion, ReceiptStep, RepairPhase, StepState, new_receipt_step
 from ._requests import Operation, Request
 from ._stepping import Gather
 from ._views import Observation, WriteAnswer, WriteStatus
@@ -195,15 +195,7 @@ class Progress:
         """A step for each store, in the order text, vector, cache."""
         self._learn()
         steps = [
-            ReceiptStep(
-                store=name,
-                state=store.state,
-                before=store.before,
-                after=store.after,
-                token=store.token,
-                fence=self.fences[name],
-                detail=store.detail,
-            )
+            new_receipt_step(name, store.state, store.before, store.after, store.token, self.fences[name], store.detail)
             for name, store in self.stores.items()
         ]
         return tuple(steps)

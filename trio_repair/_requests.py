@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -35,6 +36,11 @@ class Operation(enum.Enum):
 
 _PREPARE: Final = Operation.PREPARE
 _WRITE: Final = Operation.WRITE
+
+_TOKEN: Final = operator.attrgetter("token")
+_PRESENCE: Final = operator.attrgetter("presence")
+_VERSION: Final = operator.attrgetter("version")
+_VERSION_TYPES: Final = {DocumentVersion, type(None)}
 
 EFFECTS: Final = frozenset({Operation.WRITE, Operation.REMOVE})
 CARRIES_TEXT: Final = frozenset({Operation.WRITE, Operation.PREPARE})
@@ -77,10 +83,10 @@ class Request:
         self.arguments = arguments
         self.gather = gather
         self.answer: Answer | None = None
-        self.order = 0
+        self.order: int
         self.queued = False
         """It waits in its queue, for the first time or to be sent again."""
-        self.queued_at = 0.0
+        self.queued_at: float
         self.company: int | None = None
         """So many requests at most may travel in its call, since a larger call failed; None: any number."""
         self.was_sent = False
@@ -189,6 +195,8 @@ def _contract_problem(operation: Operation, requests: Sequence[Request], answers
     if len(answers) != len(requests):
         return f"{operation.value} answered {len(answers)} of {len(requests)} documents"
     wanted = _ANSWER_TYPES[operation]
+    if wanted is Observation and _all_observed(answers):
+        return None
     fields_fit, has_document = _FIELDS_FIT[wanted], wanted in (StoredDocument, Prepared)
     for request, answer in zip(requests, answers, strict=True):
         if isinstance(answer, wanted):
@@ -207,6 +215,16 @@ def _contract_problem(operation: Operation, requests: Sequence[Request], answers
 def is_whole(error: StoreError) -> bool:
     """Whether an error can be told: a subclass may have forgotten to call its base class."""
     return isinstance(getattr(error, "problem", None), str)
+
+
+def _all_observed(answers: Sequence[Any]) -> bool:
+    """Whether all are observations with fields that fit: what most answers are, found out in loops of C."""
+    return (
+        set(map(type, answers)) == {Observation}
+        and set(map(type, map(_TOKEN, answers))) == {str}
+        and set(map(type, map(_PRESENCE, answers))) == {Presence}
+        and set(map(type, map(_VERSION, answers))) <= _VERSION_TYPES
+    )
 
 
 def _observation_fits(view: Any) -> bool:

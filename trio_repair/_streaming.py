@@ -64,9 +64,10 @@ class ResultStream(AsyncIterator[RepairResult]):
 
     @property
     def _window(self) -> int:
-        # Twice the slots: as many waiting as running, so that a slot that falls free never waits for the source.
+        # As many waiting as running, so that a slot that falls free never waits for the source; but no more than come
+        # in at a stretch, for what was accepted long before it runs has left the processor's caches.
         limits = self._limits
-        return min(2 * limits.max_concurrent_jobs, limits.max_concurrent_jobs + limits.max_queued_jobs)
+        return limits.max_concurrent_jobs + min(limits.max_concurrent_jobs, limits.max_queued_jobs, _JOBS_AT_A_STRETCH)
 
     async def feed(self) -> None:
         """Pull jobs as slots free up. An error of the source is raised to the reader, after the results so far."""

@@ -27,7 +27,7 @@ from ._errors import DuplicateJob, EngineClosed
 from ._events import EventKind
 from ._execution import Repairer
 from ._limits import Limits
-from ._model import RepairJob, RepairOutcome, RepairPhase, RepairResult
+from ._model import RepairJob, RepairOutcome, RepairPhase, new_result
 from ._planning import Policy
 from ._progress import untouched_receipt
 from ._queue import WorkQueue
@@ -40,6 +40,9 @@ from ._verdict import CANCELLED_ERROR, TIMED_OUT_ERROR, Verdict
 from .abc import Stores
 
 _BEFORE_WRITING: Final = (RepairPhase.OBSERVE, RepairPhase.READ, RepairPhase.PREPARE)
+
+_TASK_NAME: Final = f"{__name__}.Supervisor._supervise"
+"""What Trio would call it, and make anew for each."""
 
 logger = logging.getLogger("trio_repair")
 
@@ -186,7 +189,7 @@ class Supervisor:
                     self._stop_timers(ticket)
             self._attempts += 1
             entry.attempt = self._attempts
-            self._nursery.start_soon(self._supervise, entry)
+            self._nursery.start_soon(self._supervise, entry, name=_TASK_NAME)
             if self._heard:
                 # In the step that takes the slot, so that what is told of running repairs and the limit agrees.
                 self._tell_started(entry, now)
@@ -458,19 +461,19 @@ class Supervisor:
         started = entry.first_started_at
         progress = entry.progress
         touched = None if progress is None or progress.is_untouched else progress
-        result = RepairResult(
-            doc_id=job.doc_id,
-            job_id=job.id,
-            outcome=verdict.outcome,
-            updated_systems=() if touched is None else touched.updated_systems(),
-            error=None if verdict.outcome.success else verdict.error,
-            warnings=() if progress is None else tuple(progress.warnings),
-            source=None if progress is None else progress.source,
-            version=None if progress is None else progress.version,
-            receipt=self._untouched if touched is None else touched.receipt(),
-            attempts=entry.attempts,
-            queued_seconds=max(0.0, (self.now() if started is None else started) - ticket.accepted_at),
-            running_seconds=entry.running_seconds,
+        result = new_result(
+            job.doc_id,
+            job.id,
+            verdict.outcome,
+            () if touched is None else touched.updated_systems(),
+            None if verdict.outcome.success else verdict.error,
+            () if progress is None else tuple(progress.warnings),
+            None if progress is None else progress.source,
+            None if progress is None else progress.version,
+            self._untouched if touched is None else touched.receipt(),
+            entry.attempts,
+            max(0.0, (self.now() if started is None else started) - ticket.accepted_at),
+            entry.running_seconds,
         )
         ticket.result = result
         del self.tickets[job.id]

@@ -11,6 +11,7 @@ import attrs
 from ._enums import plain_members
 from ._errors import InvalidValue, StoreError
 from ._model import Document, DocumentVersion
+from ._unchecked import unchecked
 
 
 @plain_members
@@ -86,6 +87,9 @@ class Observation:
             raise InvalidValue("version", "is None if and only if the document is absent")
 
 
+new_observation: Final = unchecked(Observation)
+
+
 @attrs.frozen(kw_only=True)
 class StoredDocument:
     """The answer to a read: the content and the token it was read under, in one consistent look."""
@@ -93,6 +97,9 @@ class StoredDocument:
     document: Document | None
     """None if the store holds nothing; a tombstone if it holds one."""
     token: str
+
+
+new_stored_document: Final = unchecked(StoredDocument)
 
 
 @attrs.frozen(kw_only=True)
@@ -104,12 +111,18 @@ class Prepared:
     """The store's own business."""
 
 
+new_prepared: Final = unchecked(Prepared)
+
+
 @attrs.frozen(kw_only=True)
 class Write:
     """Replace what the store holds, if it still holds `token`."""
 
     prepared: Prepared
     token: str
+
+
+new_write: Final = unchecked(Write)
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +142,9 @@ class WriteAnswer:
     """LANDED: what the store holds now. REFUSED: what it holds instead. Else None."""
     error: StoreError | None = None
     """REJECTED or UNKNOWN: why."""
+
+
+new_write_answer: Final = unchecked(WriteAnswer)
 
 
 @attrs.frozen(kw_only=True)

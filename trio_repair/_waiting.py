@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -12,6 +13,11 @@ from ._suspects import Suspects
 
 # By names of their own: see `plain_members`.
 _PREPARE: Final = Operation.PREPARE
+
+_WITHDRAWN: Final = operator.attrgetter("withdrawn")
+_COMPANY: Final = operator.attrgetter("company")
+_DOC_ID: Final = operator.attrgetter("doc_id")
+_TEXT_SIZE: Final = operator.attrgetter("text_size")
 
 
 class WaitingRequests:
@@ -70,6 +76,9 @@ class WaitingRequests:
         More than `max_bytes` of text only if the first document alone has that much.
         """
         queue = self._queues[operation]
+        first = self._first(queue, operation, limit, max_bytes)
+        if first is not None:
+            return first
         batch: list[Request] = []
         seen: set[str] = set()
         held_back: list[Request] = []
@@ -107,6 +116,28 @@ class WaitingRequests:
         if operation is not _PREPARE:
             self.for_store += len(queue) - before
         return batch
+
+    def _first(
+        self, queue: deque[Request], operation: Operation, limit: int, max_bytes: int | None
+    ) -> list[Request] | None:
+        """The first `limit` requests, taken out, if they are a batch as they stand: found out in loops of C."""
+        if self._suspects.any:
+            return None
+        first = list(itertools.islice(queue, limit))
+        if any(map(_WITHDRAWN, first)) or any(map(_COMPANY, first)) or len(set(map(_DOC_ID, first))) < len(first):
+            return None
+        if max_bytes is not None and operation in CARRIES_TEXT and sum(map(_TEXT_SIZE, first)) > max_bytes:
+            return None
+        if len(first) == len(queue):
+            queue.clear()
+        else:
+            for _ in first:
+                queue.popleft()
+        for request in first:
+            request.queued = False
+        if operation is not _PREPARE:
+            self.for_store -= len(first)
+        return first
 
     def waiting_since(self) -> float | None:
         """When the one that waits longest for the store was asked for."""

@@ -17,8 +17,8 @@ BUGS: list[tuple[str, Bug]] = [
         Bug(
             "the batcher ignores the fence",
             f"{_BATCHER}.write",
-            "Write(prepared=prepared, token=token)",
-            "Write(prepared=prepared, token=self.store.held_token(doc_id))",
+            "new_write(prepared, token)",
+            "new_write(prepared, self.store.held_token(doc_id))",
         ),
     ),
     (

@@ -291,6 +291,57 @@ async def test_tables_that_are_gone_are_not_the_documents_fault(kind: str, tmp_p
             await write(store, make_document("a", "text"), make_document("b", "text"))
 
 
+@pytest.mark.parametrize("written", ["new", "over another", "tombstone"])
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "SELECT 1",
+        "UPDATE documents SET number = 7 WHERE doc_id = NEW.doc_id AND number != 7",
+        "UPDATE documents SET digest = NULL WHERE doc_id = NEW.doc_id AND digest IS NOT NULL",
+    ],
+)
+async def test_an_answer_says_what_is_held_whatever_a_trigger_made_of_it(
+    kind: str, tmp_path: Path, trigger: str, written: str
+) -> None:
+    """An application's trigger may change, in the same transaction, what was written.
+
+    Control: where nobody sees that it raised the revision, the answer is wrong.
+    """
+    path = tmp_path / "s.db"
+    kept, gone = make_document("a", "a new text", number=3), Document.tombstone("a", number=3)
+    async with OPENERS[kind](path, create=True) as store:
+        if written != "new":
+            await put(store, make_document("a", "a text", number=1))
+        for event in ("INSERT", "UPDATE"):
+            sql(path, f"CREATE TRIGGER app_{event} AFTER {event} ON documents BEGIN {trigger}; END")
+        (answer,) = await write(store, gone if written == "tombstone" else kept)
+        assert answer.status is WriteStatus.LANDED
+        assert answer.observation == await look(store, "a")
+        # Of a document of the vector store, the chunks that follow it are told apart from ours, and raise it again.
+        if kind != "vector" and written == "over another" and "number = 7" in trigger:
+
+            def blind(session: Session) -> None:
+                session._main = Unraised(session.main)  # type: ignore[assignment]  # stands in for a connection
+
+            await store._run(blind)
+            (wrong,) = await write(store, make_document("a", "another text", number=4))
+            assert wrong.observation is not None
+            assert wrong.observation.version != (await look(store, "a")).version
+
+
+class Unraised:
+    """A connection that says of each statement that it changed one row; the rest is the real one's."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def changes(self) -> int:
+        return 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
 class FailingCommit:
     """A connection on which COMMIT fails, as a disk makes it fail; the rest is the real one's."""
 

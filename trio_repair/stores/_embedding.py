@@ -224,6 +224,8 @@ class _Work:
 
 def _floats(vector: Any) -> array[float]:
     """The numbers of a vector, as 32-bit floats: copied as they lie in memory where they lie there like that."""
+    if type(vector) is array and vector.typecode == "f":
+        return vector
     try:
         view = memoryview(vector)
     except TypeError:

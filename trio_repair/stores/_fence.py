@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-import attrs
+from typing import Final, NamedTuple
 
 from trio_repair import Observation, Prepared, Presence
 
@@ -14,8 +12,7 @@ ABSENT_TOKEN: Final = "absent"  # noqa: S105 - a fence token
 ABSENT: Final = Observation(presence=Presence.ABSENT, token=ABSENT_TOKEN)
 
 
-@attrs.frozen
-class Change:
+class Change(NamedTuple):
     """What to do with one document if it still holds the token."""
 
     doc_id: str

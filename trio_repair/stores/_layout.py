@@ -12,7 +12,7 @@ import datetime as dt
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import apsw
 import attrs
@@ -30,6 +30,8 @@ from trio_repair import (
     StoreRejected,
     StoreUnavailable,
 )
+from trio_repair._model import MAX_VERSION_NUMBER, new_version
+from trio_repair._views import new_observation, new_stored_document
 
 from ._encoding import load_json, load_metadata, moment_text, parse_moment
 from ._fence import ABSENT, ABSENT_TOKEN
@@ -39,7 +41,8 @@ from ._sqlite_errors import describe
 _LIVE: Final = Presence.LIVE
 """By a name of its own, which on Python 3.11 costs less than to name it in its enum."""
 _PAGE_ROWS: Final = 1000
-_ROWS_PER_INSERT: Final = 500
+_ROWS_PER_INSERT: Final = 512
+"""No more than two statements to a batch."""
 ALL: Final = "TRUE"
 """The condition that every row meets."""
 DIGEST: Final = "nullif(d.digest, '')"
@@ -50,6 +53,7 @@ the parts that should be; embedding, an identity's fields, 1 for the layout's ow
 unless they are needed."""
 
 _ROW_NAMES: Final = "doc_id, number, digest, deleted, updated_at, rev, parts, whole, embedding, text, metadata"
+_MARK_NAMES: Final = "doc_id, rev, parts, whole"
 
 DOC_ID_COLUMN: Final = """\
 doc_id TEXT NOT NULL UNIQUE
@@ -68,8 +72,20 @@ DATE_DELETE: Final = f"written_at = CASE WHEN NEW.deleted > OLD.deleted THEN {SQ
 """For `revision_triggers`: a tombstone that foreign SQL makes of a row says when it was made."""
 
 
-@attrs.frozen
-class Put:
+class Mark(NamedTuple):
+    """A row, by what tells one state of it from another."""
+
+    rev: int
+    parts: Any
+    whole: Any
+
+    @property
+    def token(self) -> str:
+        """As `row_token`."""
+        return f"{self.rev}.{self.parts}"
+
+
+class Put(NamedTuple):
     """A write that passed the fence, and the revision that it gets."""
 
     document: Document
@@ -141,13 +157,21 @@ class Layout(abc.ABC):
         """The present moment, for a column."""
         return moment_text(dt.datetime.fromtimestamp(self.clock(), dt.timezone.utc))
 
-    def select(self, connection: apsw.Connection, tail: str, *, content: str = "FALSE", **bindings: Any) -> list[Row]:
+    def select(
+        self,
+        connection: apsw.Connection,
+        tail: str,
+        *,
+        content: str = "FALSE",
+        names: str = _ROW_NAMES,
+        **bindings: Any,
+    ) -> list[Row]:
         """Rows as one value; see the module's docstring. `tail` starts at FROM.
 
         Text and metadata come along where `content` holds, and where the digest must be computed from them.
         """
         sql = (
-            f"SELECT CAST(json_group_array(json_array({_ROW_NAMES})) AS BLOB)"
+            f"SELECT CAST(json_group_array(json_array({names})) AS BLOB)"
             f" FROM (SELECT {self.columns(connection, f'{content} OR {DIGEST} IS NULL')} {tail})"
         )
         rows: list[Row] = load_json(connection.execute(sql, {"now": self.clock(), **bindings}).get)
@@ -159,6 +183,7 @@ class Layout(abc.ABC):
         doc_ids: Sequence[str],
         *,
         content: str = "FALSE",
+        names: str = _ROW_NAMES,
         connection: apsw.Connection | None = None,
     ) -> dict[str, Row]:
         """The rows of these documents, by doc_id; in several statements if one value cannot hold them."""
@@ -169,13 +194,17 @@ class Layout(abc.ABC):
         ids = json.dumps(doc_ids, ensure_ascii=False)
         try:
             held = session.main if connection is None else connection
-            return {row[0]: row for row in self.select(held, tail, content=content, ids=ids)}
+            return {row[0]: row for row in self.select(held, tail, content=content, names=names, ids=ids)}
         except apsw.TooBigError:
             if len(doc_ids) == 1:
                 raise
         middle = len(doc_ids) // 2
-        first = self.rows(session, doc_ids[:middle], content=content, connection=connection)
-        return first | self.rows(session, doc_ids[middle:], content=content, connection=connection)
+        first = self.rows(session, doc_ids[:middle], content=content, names=names, connection=connection)
+        return first | self.rows(session, doc_ids[middle:], content=content, names=names, connection=connection)
+
+    def marks(self, session: Session, doc_ids: Sequence[str]) -> dict[str, Mark]:
+        """What a write has to know of each document that is held: by which write it came, and whether it is whole."""
+        return {row[0]: Mark(*row[1:]) for row in self.rows(session, doc_ids, names=_MARK_NAMES).values()}
 
     def observations(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
         """What is held of each document, in order."""
@@ -224,19 +253,24 @@ class Layout(abc.ABC):
         """What a row says; None: there is none."""
         if row is None:
             return ABSENT
-        _, number, digest, deleted, updated_at, _, parts, whole, embedding, _, _ = row
+        _, number, digest, deleted, updated_at, rev, parts, whole, embedding, _, _ = row
+        token = f"{rev}.{parts}"
         if deleted:
             version = _version(number, "", True, updated_at)  # noqa: FBT003 - a cached function is faster so
-            return Observation(presence=Presence.TOMBSTONE, token=row_token(row), version=version)
+            return Observation(presence=Presence.TOMBSTONE, token=token, version=version)
         if digest is None:
             digest = self._digest(row)
-        return Observation(
-            presence=_LIVE,
-            token=row_token(row),
-            version=_version(number, digest, False, updated_at),  # noqa: FBT003 - as above
-            intact=parts == whole and digest != "",
-            embedding=None if embedding is None else self.identity if embedding == 1 else _identity(embedding),
+        return new_observation(
+            _LIVE,
+            token,
+            _version(number, digest, False, updated_at),  # noqa: FBT003 - as above
+            parts == whole and digest != "",
+            None if embedding is None else self.identity if embedding == 1 else _identity(embedding),
         )
+
+    def written(self, document: Document, mark: Mark) -> Observation:
+        """What is held of a live document that was written with the revision of its mark."""
+        return new_observation(_LIVE, mark.token, document.version, mark.parts == mark.whole, self.identity)
 
     def _digest(self, row: Row) -> str:
         """The digest of the content in a row; "" if there is no content that could have one."""
@@ -264,12 +298,14 @@ class Layout(abc.ABC):
         held = load_metadata(metadata)
         assert held is not None  # or it would have no digest
         document = Document(doc_id=doc_id, text=self.text(text), metadata=held, version=version)
-        return StoredDocument(document=document, token=row_token(row))
+        return new_stored_document(document, row_token(row))
 
 
 @functools.lru_cache(maxsize=4096)
 def _version(number: int | None, digest: str, deleted: bool, updated_at: str | None) -> DocumentVersion:
     """A repair looks at the same version of a document some seven times."""
+    if updated_at is None and (number is None or (type(number) is int and 0 <= number <= MAX_VERSION_NUMBER)):
+        return new_version(number, digest, deleted, None)
     return DocumentVersion(number=number, digest=digest, deleted=deleted, updated_at=parse_moment(updated_at))
 
 

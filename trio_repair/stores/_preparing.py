@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trio_repair import ContentDefinition, Document, InvalidValue, Prepared, StoreError, StoreRejected
+from trio_repair._views import new_prepared
 
 from ._encoding import metadata_json
 
@@ -23,4 +24,4 @@ def prepare_document(store: str, content: ContentDefinition, document: Document)
         problem = f"its content is not text and JSON ({type(error).__name__})"
     if problem is not None:
         return StoreRejected(store, problem, document.doc_id)
-    return Prepared(document=document, payload=metadata)
+    return new_prepared(document, metadata)

@@ -29,7 +29,7 @@ from ._layout import (
 from ._sqlite import Session
 from ._vector_preparing import Payload
 
-_VECTORS_PER_STATEMENT: Final = 256
+_VECTORS_PER_STATEMENT: Final = 512
 """A write to sqlite-vec must not be interrupted (its delete crashes the process when it cannot prepare a statement), so
 it comes in pieces, between which a call can be given up. `test_interrupts_do_not_reach_sqlite_vec` exercises this."""
 
@@ -213,11 +213,12 @@ class VectorLayout(Layout):
                 chunks.append((chunk_id, doc_id, ordinal, chunk.start, chunk.text))
                 vectors.append((chunk_id, self.partition, vector))
         ids = json.dumps([put.document.doc_id for put in puts], ensure_ascii=False)
-        self._drop_vectors(session, ids)
+        known = dimensions(main)
+        self._drop_vectors(session, ids, known)
         insert_rows(main, _INSERT, documents, _UPSERT)  # its rev tells the triggers on chunks that it is us
         self._drop_chunks(main, ids)
         if chunks:
-            if dimension not in dimensions(main):
+            if dimension not in known:
                 main.execute(
                     f"CREATE VIRTUAL TABLE vectors_{dimension}"
                     f" USING vec0 (identity TEXT PARTITION KEY, embedding FLOAT[{dimension}])"
@@ -229,16 +230,16 @@ class VectorLayout(Layout):
                     insert_rows(main, f"INSERT INTO vectors_{dimension} (rowid, identity, embedding) VALUES", some)
 
     def erase(self, session: Session, ids: str) -> None:
-        self._drop_vectors(session, ids)
+        self._drop_vectors(session, ids, dimensions(session.main))
         session.main.execute("DELETE FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
         self._drop_chunks(session.main, ids)
 
     @staticmethod
-    def _drop_vectors(session: Session, ids: str) -> None:
+    def _drop_vectors(session: Session, ids: str, known: Sequence[int]) -> None:
         """Delete the vectors of documents: of the chunk rows that are there, and of those that should be."""
         main = session.main
         theirs = "doc_id IN (SELECT value FROM json_each(?1))"
-        for dimension in dimensions(main):
+        for dimension in known:
             found = main.execute(
                 f"SELECT json_group_array(chunk_id) FROM (SELECT chunk_id FROM chunks WHERE {theirs}"
                 f" UNION SELECT v.rowid FROM documents AS d JOIN vectors_{dimension}_rowids AS v"

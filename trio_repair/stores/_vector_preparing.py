@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, cast
-
-import attrs
+from typing import Final, NamedTuple, cast
 
 from trio_repair import Document, EmbeddingIdentity, Prepared, StoreError, StoreRejected, StoreUnavailable
+from trio_repair._views import new_prepared
 from trio_repair.abc import Chunk, Chunker, Embedder
 
 from ._embedding import Embeddings, Failure, Vector, check_chunker, check_embedder, cut
 
 
-@attrs.frozen
-class Payload:
+class Payload(NamedTuple):
     """A document made ready: its metadata as JSON, its chunks, and a vector for each."""
 
     metadata: str
@@ -70,7 +68,7 @@ class VectorPreparing:
                 answers[index] = self._failed(failures[0], answer.document)
             else:
                 payload = Payload(answer.payload, chunks, cast("list[Vector]", own))
-                answers[index] = Prepared(document=answer.document, payload=payload)
+                answers[index] = new_prepared(answer.document, payload)
         return answers
 
     async def embed_query(self, text: str) -> Vector:
