@@ -1,12 +1,14 @@
 """Claim: at least half the throughput of a chunked script, and at least five times as fast as one document at a time.
 
-Every document is newer in the text store than in the vector store and the cache. Five contenders mend the same three
+Every document is newer in the text store than in the vector store and the cache. Seven contenders mend the same three
 SQLite files, each on a copy of its own, in every round:
 
     engine    this project: a task, a deadline, a fence, a read-back and a receipt for each document
     apart     the same, with the embedder in a process of its own (`processes = 1` in a configuration)
     script    plain SQL, 1,024 documents a transaction: read versions, read content, write where the revision is still
               the one that was read, read back
+    tasks     bare Trio tasks on plain SQL: `benchmarks/_bare_tasks.py`
+    tasks apart   the same, with the embedder in a process of its own
     blind     plain SQL, 1,024 documents a transaction: read content, write; nothing is checked
     single    the script with one commit for each document and store (on fewer documents; times are per document)
 
@@ -31,6 +33,7 @@ import attrs
 import trio
 
 from benchmarks import _harness
+from benchmarks._bare_tasks import Served, lookers, readers, repair, writers
 from benchmarks._corpus import NAMES, open_stores, put
 from benchmarks._figures import Finding, Limit, Shown, Spread, bars
 from trio_repair import (
@@ -53,6 +56,7 @@ FILES: Final = {
     "repair_throughput_normal": ("repair_throughput", "--synchronous", "normal"),
 }
 CHUNK = 1024
+BARE: Final = ("tasks", "tasks apart")
 WORDS = [f"word{number}" for number in range(5_000)]
 EMBEDDER, CHUNKER = HashingEmbedder(), WindowChunker()
 
@@ -114,8 +118,14 @@ def contents(connection: apsw.Connection, ids: str) -> list[tuple[str, str, str,
 
 def write_vectors(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Replace chunks and vectors of these documents."""
-    pieces = [(row, CHUNKER.chunk(row[1])) for row in rows]
-    vectors = iter(EMBEDDER.embed_all([chunk.text for _row, chunks in pieces for chunk in chunks]))
+    pieces = [CHUNKER.chunk(row[1]) for row in rows]
+    vectors = iter(EMBEDDER.embed_all([chunk.text for chunks in pieces for chunk in chunks]))
+    embedded = [(chunks, [next(vectors) for _ in chunks]) for chunks in pieces]
+    write_embedded(connection, [(*row, new) for row, new in zip(rows, embedded, strict=True)])
+
+
+def write_embedded(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Replace chunks and vectors of these documents; the last of each row are its new ones."""
     ids = json.dumps([row[0] for row in rows])
     theirs = "(SELECT value FROM json_each(?))"
     size = EMBEDDER.dimension
@@ -126,13 +136,13 @@ def write_vectors(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) 
     stale = list(connection.execute(f"SELECT chunk_id FROM chunks WHERE doc_id IN {theirs}", (ids,)))
     connection.executemany(f"DELETE FROM vectors_{size} WHERE rowid = ?", stale)
     documents_, chunks_, vectors_ = [], [], []
-    for (doc_id, _text, metadata, number, digest), chunks in pieces:
+    for doc_id, _text, metadata, number, digest, (chunks, vectors) in rows:
         rev += 1
         documents_.append((number, digest, rev, chunk_id + 1, len(chunks), metadata, doc_id))
-        for ordinal, chunk in enumerate(chunks):
+        for ordinal, (chunk, vector) in enumerate(zip(chunks, vectors, strict=True)):
             chunk_id += 1
             chunks_.append((chunk_id, doc_id, ordinal, chunk.start, chunk.text))
-            vectors_.append((chunk_id, partition, next(vectors)))
+            vectors_.append((chunk_id, partition, vector))
     connection.executemany(
         "UPDATE documents SET number = ?, digest = ?, rev = ?, first_chunk = ?, chunk_count = ?, metadata = ?,"
         " proven = 1 WHERE doc_id = ?",
@@ -199,6 +209,33 @@ def blind(files: Files, ids: Sequence[str]) -> None:
         connection.close()
 
 
+async def tasks(files: Files, ids: Iterable[str], concurrency: int, embedder: Embedder) -> None:
+    """Bare Trio tasks."""
+    connections = {name: files.connect(name) for name in NAMES}
+    text, vector, cache = (connections[name] for name in NAMES)
+
+    async def embed(texts: Sequence[str]) -> Sequence[Any]:
+        pieces = [CHUNKER.chunk(text) for text in texts]
+        vectors = iter(await embedder.embed([chunk.text for chunks in pieces for chunk in chunks]))
+        return [(chunks, [next(vectors) for _ in chunks]) for chunks in pieces]
+
+    looks = {name: lookers(connection, versions) for name, connection in connections.items()}
+    bulk = {
+        "text": looks["text"] | readers(text, contents),
+        "vector": looks["vector"] | writers(vector, versions, write_embedded),
+        "cache": looks["cache"] | writers(cache, versions, write_cache),
+        "embedder": {"embed": embed},
+    }
+
+    def serve(nursery: trio.Nursery) -> dict[str, Served]:
+        return {name: Served(nursery, calls) for name, calls in bulk.items()}
+
+    ids = list(ids)
+    assert await repair(ids, concurrency, serve) == len(ids)
+    for connection in connections.values():
+        connection.close()
+
+
 async def engine(files: Files, ids: Iterable[str], concurrency: int, embedder: Embedder) -> None:
     """This project."""
     async with AsyncExitStack() as stack:
@@ -255,6 +292,10 @@ def main(arguments: list[str]) -> None:
                 "script": measured("script", lambda files: script(files, ids), every),
                 "engine": measured("engine", lambda files: trio.run(engine, files, ids, together, EMBEDDER), every),
                 "apart": measured("apart", lambda files: trio.run(engine, files, ids, together, apart), every),
+                "tasks": measured("tasks", lambda files: trio.run(tasks, files, ids, together, EMBEDDER), every),
+                "tasks apart": measured(
+                    "tasks apart", lambda files: trio.run(tasks, files, ids, together, apart), every
+                ),
                 "blind": measured("blind", lambda files: blind(files, ids), every),
                 "single": measured("single", lambda files: script(files, few, 1), len(few)),
             },
@@ -266,6 +307,7 @@ def main(arguments: list[str]) -> None:
     ratios = {name: _harness.spread(comparison.ratios(name)) for name in others}
     seconds = comparison.seconds
     apart_ratios = {name: _harness.spread(_harness.ratios(seconds[name], seconds["apart"])) for name in others}
+    limits = {name: _harness.spread(_harness.ratios(seconds["script"], seconds[name])) for name in BARE}
     print(
         f"{options.documents} documents, {options.concurrency} at a time, synchronous={options.synchronous},"
         f" {options.rounds} interleaved rounds"
@@ -274,21 +316,26 @@ def main(arguments: list[str]) -> None:
         name: _harness.spread([value * 1e6 for value in values]) for name, values in comparison.seconds.items()
     }
     for name, figures in per_document.items():
-        print(f"  {name:7} {figures['median']:8.1f} us a document   ({figures['min']:.1f} to {figures['max']:.1f})")
+        print(f"  {name:11} {figures['median']:8.1f} us a document   ({figures['min']:.1f} to {figures['max']:.1f})")
     # The first round is not counted.
     spent = {
         name: {threads: _harness.spread(values[1:]) for threads, values in taken.items()}
         for name, taken in processor.items()
     }
-    for name in ("script", "engine", "apart"):
+    for name in ("script", "engine", "apart", *BARE):
         said = ", ".join(f"{figures['median']:.0f} us in {threads}" for threads, figures in spent[name].items())
-        print(f"  processor time of {name:7} a document: {said}")
+        print(f"  processor time of {name:11} a document: {said}")
     for words, found in (("the engine", ratios), ("the engine with its embedder apart", apart_ratios)):
         for name, figures in found.items():
             print(
                 f"  throughput of {words} over {name:7} {figures['median']:6.2f}"
                 f"   ({figures['min']:.2f} to {figures['max']:.2f})"
             )
+    for name, figures in limits.items():
+        print(
+            f"  throughput of {name:11} over script {figures['median']:6.2f}"
+            f"   ({figures['min']:.2f} to {figures['max']:.2f})"
+        )
     figures = {
         "documents": options.documents,
         "rounds": options.rounds,
@@ -296,6 +343,7 @@ def main(arguments: list[str]) -> None:
         "synchronous": options.synchronous,
         "throughput_over": ratios,
         "apart_over": apart_ratios,
+        "bare_over_script": limits,
         "microseconds_per_document": per_document,
         "processor_microseconds_per_document": spent,
     }
@@ -320,6 +368,14 @@ def shown(saved: Mapping[str, Any]) -> Shown:
             ("blind", f"plain SQL that checks nothing, {CHUNK:,} documents a transaction", None),
             ("single", "plain SQL that checks the same, one document a transaction", five),
         )
+    ]
+    findings += [
+        Finding(
+            what=f"documents a second through bare Trio tasks{how}, synchronous={saved['synchronous']}",
+            against=f"plain SQL that checks the same, {CHUNK:,} documents a transaction",
+            ratio=Spread.of(saved["bare_over_script"][name]),
+        )
+        for name, how in zip(BARE, ("", ", the embedder in a process"), strict=True)
     ]
     return Shown(
         findings=findings,

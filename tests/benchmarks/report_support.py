@@ -194,6 +194,7 @@ HAND_MADE: dict[str, dict[str, Any]] = {
         "synchronous": "full",
         "throughput_over": {"script": spread(0.55), "blind": spread(0.4), "single": spread(6.0)},
         "apart_over": {"script": spread(0.65), "blind": spread(0.5), "single": spread(7.0)},
+        "bare_over_script": {"tasks": spread(0.7), "tasks apart": spread(0.9)},
         "microseconds_per_document": {name: spread(900.0) for name in ("script", "engine", "apart", "blind", "single")},
     },
     **{f"server_throughput_{index}": on_servers(index) for index in ("hnsw", "none")},
