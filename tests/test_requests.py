@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -138,6 +139,28 @@ def test_an_error_without_its_fields():
     problem = "observe answered with a Forgetful that was not made by its constructor"
     assert problem == contract_problem(Operation.OBSERVE, requests, [BAD, Forgetful()])
     assert [True, False] == [is_whole(BAD), is_whole(Forgetful())]
+
+
+class Uneven(Sequence[Observation]):
+    """Of three answers by its length, and of others by its iterator."""
+
+    def __init__(self, given: int) -> None:
+        self.given = given
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= self.given:
+            raise IndexError
+        return SEEN
+
+
+@pytest.mark.parametrize("given", [0, 2, 3, 4])
+def test_a_sequence_has_as_many_answers_as_it_gives(given):
+    """And not as many as it says: whoever goes along it would be left with a request too many."""
+    problem = contract_problem(Operation.OBSERVE, [_request() for _ in range(3)], Uneven(given))
+    assert problem == (None if given == 3 else "observe answered with what cannot be read (ValueError)")
 
 
 def test_a_new_request_has_no_history():

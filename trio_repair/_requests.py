@@ -40,6 +40,7 @@ _WRITE: Final = Operation.WRITE
 _TOKEN: Final = operator.attrgetter("token")
 _PRESENCE: Final = operator.attrgetter("presence")
 _VERSION: Final = operator.attrgetter("version")
+_PLAIN: Final = (list, tuple)
 _VERSION_TYPES: Final = {DocumentVersion, type(None)}
 
 EFFECTS: Final = frozenset({Operation.WRITE, Operation.REMOVE})
@@ -220,7 +221,8 @@ def is_whole(error: StoreError) -> bool:
 def _all_observed(answers: Sequence[Any]) -> bool:
     """Whether all are observations with fields that fit: what most answers are, found out in loops of C."""
     return (
-        set(map(type, answers)) == {Observation}
+        type(answers) in _PLAIN  # another sequence may have another length than its iterator
+        and set(map(type, answers)) == {Observation}
         and set(map(type, map(_TOKEN, answers))) == {str}
         and set(map(type, map(_PRESENCE, answers))) == {Presence}
         and set(map(type, map(_VERSION, answers))) <= _VERSION_TYPES

@@ -53,7 +53,8 @@ the parts that should be; embedding, an identity's fields, 1 for the layout's ow
 unless they are needed."""
 
 _ROW_NAMES: Final = "doc_id, number, digest, deleted, updated_at, rev, parts, whole, embedding, text, metadata"
-_MARK_NAMES: Final = "doc_id, rev, parts, whole"
+_FENCE_NAMES: Final = "doc_id, rev || '.' || parts"
+"""The token as `row_token` makes it."""
 
 DOC_ID_COLUMN: Final = """\
 doc_id TEXT NOT NULL UNIQUE
@@ -70,19 +71,6 @@ DIGEST_FITS: Final = (
 """For `revision_triggers`: a digest that foreign SQL left alone when it changed the content is forgotten."""
 DATE_DELETE: Final = f"written_at = CASE WHEN NEW.deleted > OLD.deleted THEN {SQL_NOW} ELSE NEW.written_at END"
 """For `revision_triggers`: a tombstone that foreign SQL makes of a row says when it was made."""
-
-
-class Mark(NamedTuple):
-    """A row, by what tells one state of it from another."""
-
-    rev: int
-    parts: Any
-    whole: Any
-
-    @property
-    def token(self) -> str:
-        """As `row_token`."""
-        return f"{self.rev}.{self.parts}"
 
 
 class Put(NamedTuple):
@@ -202,9 +190,9 @@ class Layout(abc.ABC):
         first = self.rows(session, doc_ids[:middle], content=content, names=names, connection=connection)
         return first | self.rows(session, doc_ids[middle:], content=content, names=names, connection=connection)
 
-    def marks(self, session: Session, doc_ids: Sequence[str]) -> dict[str, Mark]:
-        """What a write has to know of each document that is held: by which write it came, and whether it is whole."""
-        return {row[0]: Mark(*row[1:]) for row in self.rows(session, doc_ids, names=_MARK_NAMES).values()}
+    def tokens(self, session: Session, doc_ids: Sequence[str]) -> dict[str, str]:
+        """The token of each document that is held: all that a fence compares, for less than `observations`."""
+        return {row[0]: row[1] for row in self.rows(session, doc_ids, names=_FENCE_NAMES).values()}
 
     def observations(self, session: Session, doc_ids: Sequence[str]) -> list[Observation]:
         """What is held of each document, in order."""
@@ -267,10 +255,6 @@ class Layout(abc.ABC):
             parts == whole and digest != "",
             None if embedding is None else self.identity if embedding == 1 else _identity(embedding),
         )
-
-    def written(self, document: Document, mark: Mark) -> Observation:
-        """What is held of a live document that was written with the revision of its mark."""
-        return new_observation(_LIVE, mark.token, document.version, mark.parts == mark.whole, self.identity)
 
     def _digest(self, row: Row) -> str:
         """The digest of the content in a row; "" if there is no content that could have one."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import apsw
 
-from trio_repair import Observation, StoreError, StoreRejected, WriteAnswer, WriteStatus
+from trio_repair import StoreError, StoreRejected, WriteAnswer, WriteStatus
 from trio_repair._views import new_write_answer
 
 from ._fence import ABSENT_TOKEN, Change
@@ -59,13 +59,12 @@ def make_changes(session: Session, layout: Layout, changes: Sequence[Change]) ->
 def _apply(session: Session, layout: Layout, changes: Sequence[Change]) -> tuple[list[WriteAnswer], frozenset[int]]:
     """All of a write but its commit: the fence, the rows, and what is then held. Also, which would land."""
     main = session.main
-    marks = layout.marks(session, [change.doc_id for change in changes])
+    tokens = layout.tokens(session, [change.doc_id for change in changes])
     base = int(main.execute("SELECT value FROM revision").get)
     passed: dict[int, _Passed] = {}
     refused: dict[int, str] = {}
     for index, change in enumerate(changes):
-        mark = marks.get(change.doc_id)
-        if change.token == (ABSENT_TOKEN if mark is None else mark.token):
+        if change.token == tokens.get(change.doc_id, ABSENT_TOKEN):
             passed[index] = _Passed(change, base + 1 + index)
         else:
             refused[index] = change.doc_id
@@ -79,32 +78,12 @@ def _apply(session: Session, layout: Layout, changes: Sequence[Change]) -> tuple
             answers[index] = WriteAnswer(status=WriteStatus.REJECTED, error=failed[one.change.doc_id])
     landing = [index for index in passed if index not in answers]
     if landing:
-        landed = [passed[index] for index in landing]
-        main.execute("UPDATE revision SET value = ? WHERE value = ?", (base + len(changes), base))
-        if main.changes() == 1:
-            held_now = _held_now(session, layout, landed)
-        else:  # a trigger of the application's has written rows, and raised it, in this transaction
-            main.execute("UPDATE revision SET value = max(value, ?)", (base + len(changes),))
-            held_now = layout.observations(session, [one.change.doc_id for one in landed])
-        for index, held in zip(landing, held_now, strict=True):
+        # max: a trigger of the application's may have written rows, and raised it, in this transaction.
+        main.execute("UPDATE revision SET value = max(value, ?)", (base + len(changes),))
+        now = layout.observations(session, [changes[index].doc_id for index in landing])
+        for index, held in zip(landing, now, strict=True):
             answers[index] = new_write_answer(_LANDED, held, None)
     return [answers[index] for index in range(len(changes))], frozenset(landing)
-
-
-def _held_now(session: Session, layout: Layout, landing: Sequence[_Passed]) -> list[Observation]:
-    """What is held of each after a write beside which nothing else was written: looked at, and not only assumed."""
-    marks = layout.marks(session, [one.change.doc_id for one in landing])
-    found: dict[str, Observation] = {}
-    for change, revision in landing:
-        mark = marks.get(change.doc_id)
-        if mark is not None and mark.rev == revision and change.prepared is not None:
-            document = change.prepared.document
-            if document.text is not None:
-                found[change.doc_id] = layout.written(document, mark)
-    others = [one.change.doc_id for one in landing if one.change.doc_id not in found]
-    if others:
-        found |= zip(others, layout.observations(session, others), strict=True)
-    return [found[one.change.doc_id] for one in landing]
 
 
 def _write_all(session: Session, layout: Layout, passed: list[_Passed]) -> dict[str, StoreError]:
