@@ -23,7 +23,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -135,12 +135,17 @@ class Sampler:
         return {part: seconds / spent.total() for part, seconds in spent.most_common()}
 
 
-def profiled(work: Callable[[], object], skip: float = 0.0) -> dict[str, Any]:
+def profiled(work: Callable[..., Awaitable[object]], *args: object, skip: float = 0.0) -> dict[str, Any]:
     """Shares of a piece of work, from `skip` seconds after its start on."""
     sampler = Sampler()
+
+    async def sampled() -> None:
+        # In here: Trio has Python write to a socket at each signal, and closes that before it tells Python so.
+        with sampler.running():
+            await work(*args)
+
     began = time.perf_counter()
-    with sampler.running():
-        work()
+    trio.run(sampled)
     seconds = time.perf_counter() - began
     return {
         "seconds": seconds - skip,
@@ -157,18 +162,18 @@ def repair(documents: int, concurrency: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="trio-repair-") as directory:
         trio.run(repair_throughput.build, Path(directory), documents)
         files = repair_throughput.Files(Path(directory), "full")
-        return profiled(lambda: trio.run(repair_throughput.engine, files, ids, concurrency, apart))
+        return profiled(repair_throughput.engine, files, ids, concurrency, apart)
 
 
 def deadline(repairs: int, lead: float) -> dict[str, Any]:
     """`deadline_lateness`'s contender "stream", from the deadline on."""
-    return profiled(lambda: trio.run(deadline_lateness.by_stream, repairs, lead), skip=lead)
+    return profiled(deadline_lateness.by_stream, repairs, lead, skip=lead)
 
 
 def latencies(concurrency: int, waves: int) -> dict[str, Any]:
     """`simulated_latencies`'s contender "engine"."""
     drifted = simulated_latencies.Drifted.of(waves * concurrency, concurrency)
-    return profiled(lambda: trio.run(simulated_latencies.engine, drifted))
+    return profiled(simulated_latencies.engine, drifted)
 
 
 def main(arguments: list[str]) -> None:

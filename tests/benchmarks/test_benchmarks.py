@@ -242,7 +242,12 @@ def test_a_profile_finds_what_takes_the_time() -> None:
     for module, seconds in (("_queue", 0.4), ("_planning", 0.2)):
         code = spin.__code__.replace(co_filename=str(Path(trio_repair.__file__).with_name(f"{module}.py")))
         parts[module] = functools.partial(type(spin)(code, {"time": time}), seconds)
-    profile = limits.profiled(lambda: [work() for work in parts.values()])
+
+    async def work() -> None:
+        for part in parts.values():
+            part()
+
+    profile = limits.profiled(work)
     assert {limits.SETTLING, limits.STEPS} == set(profile["shares"]) - {limits.BESIDE}
     assert 0.55 < profile["shares"][limits.SETTLING] < 0.78
 
@@ -251,10 +256,14 @@ def test_time_without_samples_counts_and_a_timer_goes_on() -> None:
     """What lets no signal in for long is noticed when it ends; a timer and its handler are there again afterwards."""
     code = compile("sum(range(20_000_000))", str(Path(trio_repair.__file__).with_name("_queue.py")), "eval")
     heard: list[int] = []
+
+    async def work() -> None:
+        eval(code)
+
     before = signal.signal(signal.SIGALRM, lambda number, _frame: heard.append(number))
     try:
         signal.setitimer(signal.ITIMER_REAL, 30.0)
-        profile = limits.profiled(lambda: eval(code))
+        profile = limits.profiled(work)
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 30.0
         signal.raise_signal(signal.SIGALRM)
         assert [signal.SIGALRM] == heard
@@ -262,6 +271,27 @@ def test_time_without_samples_counts_and_a_timer_goes_on() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
     assert profile["shares"][limits.SETTLING] > 0.9
+
+
+def test_no_signal_comes_when_trio_has_closed_what_signals_are_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer is on within the loop alone. Control: around it, it is on when the loop begins and ends."""
+    ticking: list[bool] = []
+
+    def run(main: Any) -> None:
+        ticking.append(signal.getitimer(signal.ITIMER_REAL)[1] > 0)
+        original(main)
+        ticking.append(signal.getitimer(signal.ITIMER_REAL)[1] > 0)
+
+    async def work() -> None:
+        ticking.append(signal.getitimer(signal.ITIMER_REAL)[1] > 0)
+        time.sleep(0.01)  # noqa: ASYNC251 - time for samples
+
+    original = trio.run
+    monkeypatch.setattr(trio, "run", run)
+    limits.profiled(work)
+    with limits.Sampler().running():
+        trio.run(work)
+    assert [False, True, False, True, True, True] == ticking
 
 
 @pytest.mark.parametrize("contender", simulated_latencies.CONTENDERS.values())
