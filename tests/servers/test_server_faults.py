@@ -44,6 +44,9 @@ from .running import Fault, Report, suffer  # noqa: E402 - as above
 
 BY_NAME = {fault.name: fault for fault in FAULTS}
 
+_ROUNDS = 3
+"""A full disk has room, now and then, for all that thirty repairs write: then no receipt can speak of it."""
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
@@ -54,15 +57,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_fault_while_repairs_run(pair: Pair, fault: Fault) -> None:
     """Every receipt is true of what the stores hold, no acknowledged write is lost, and one run or two mend the rest."""
-    try:
-        report = trio.run(suffer, pair, fault)
-    except NotPossibleHere as why:
-        pytest.skip(str(why))
-    assert report.injected > 0
-    assert report.acknowledged > 0
-    assert ([], [], []) == (report.wrong, report.lost, report.disagreeing)
-    assert report.runs <= 2
-    assert any(fault.says in one for one in report.said) or not fault.says, report.said
+    said: set[str] = set()
+    for round_number in range(_ROUNDS):
+        try:
+            report = trio.run(suffer, pair, fault, round_number)
+        except NotPossibleHere as why:
+            pytest.skip(str(why))
+        assert report.injected > 0
+        assert report.acknowledged > 0
+        assert ([], [], []) == (report.wrong, report.lost, report.disagreeing)
+        assert report.runs <= 2
+        said |= report.said
+        if not fault.says or any(fault.says in one for one in said):
+            break
+    assert any(fault.says in one for one in said) or not fault.says, said
     assert 30 == report.outcomes.total()
 
 
