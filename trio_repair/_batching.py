@@ -92,7 +92,6 @@ class Batcher:
         self.name = name
         self.store = store
         self.traits: StoreTraits = store.traits
-        self._max_batch, self._max_calls = self.traits.max_batch, self.traits.max_calls
         self.breaker = CircuitBreaker(config.breaker_failures, config.breaker_reset)
         self.nursery: trio.Nursery
         self._now = trio.lowlevel.current_clock().current_time
@@ -180,12 +179,8 @@ class Batcher:
         waiting = self._waiting
         waiting.add(request, now)
         # Most requests come while the store is busy, and none of them can start a call.
-        if prepares:
-            if not self._starting_prepare and self._busy[True] == self._given_up[True]:
-                self._pump()
-        elif waiting.for_store > self._starting * self._max_batch and (
-            not closed or self._busy[False] + self._starting < self._max_calls
-        ):
+        may_go_out = not closed or self._busy[False] + self._starting < self.traits.max_calls
+        if prepares or (may_go_out and waiting.for_store > self._starting * self.traits.max_batch):
             self._pump()
         if not closed:
             self._watch_unavailable()

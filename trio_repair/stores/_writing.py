@@ -73,7 +73,7 @@ def _apply(session: Session, layout: Layout, changes: Sequence[Change]) -> tuple
         for index, held in zip(refused, layout.observations(session, list(refused.values())), strict=True):
             answers[index] = WriteAnswer(status=WriteStatus.REFUSED, observation=held)
     failed = _write_all(session, layout, list(passed.values()))
-    for index, one in passed.items() if failed else ():
+    for index, one in passed.items():
         if one.change.doc_id in failed:
             answers[index] = WriteAnswer(status=WriteStatus.REJECTED, error=failed[one.change.doc_id])
     landing = [index for index in passed if index not in answers]
