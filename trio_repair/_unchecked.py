@@ -1,4 +1,4 @@
-"""Making frozen values whose fields are known to be right, in less than half the time."""
+"""Making frozen values whose fields are known to be right, in little more than half the time."""
 
 from __future__ import annotations
 
