@@ -167,14 +167,14 @@ async def test_only_the_stretches_between_awaits_count():
         await Stretches(halves, None)
     assert scope.cancelled_caught
 
-    async def heeds() -> str:
+    async def heeds(_argument: None) -> str:
         try:
             await trio.sleep_forever()
         except trio.Cancelled:
             return "told to stop"
 
     with trio.move_on_after(0.01) as scope:
-        assert await Stretches(heeds) == "told to stop"
+        assert await Stretches(heeds, None) == "told to stop"
     assert not scope.cancelled_caught
 
 

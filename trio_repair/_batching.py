@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias, cast
+from operator import methodcaller
+from typing import Final, TypeAlias, cast
 
 import attrs
 import trio
@@ -255,7 +256,8 @@ class Batcher:
         self._counts["documents"] += len(requests)
         answers: object = None
         failure: BaseException | None = None
-        running = Stretches(self._ask, operation, [request.arguments for request in requests])
+        ask = methodcaller(operation.value, [request.arguments for request in requests])
+        running = Stretches(ask, self.store)
         try:
             self._sent(call)
             with call.scope:
@@ -280,9 +282,6 @@ class Batcher:
                 self._blocked_the_loop(operation, running.longest)
             self._finish(call, answers, failure)
             self._pump()
-
-    async def _ask(self, operation: Operation, arguments: list[Any]) -> object:
-        return await getattr(self.store, operation.value)(arguments)
 
     def _sent(self, call: StoreCall) -> None:
         """The call is about to be made."""

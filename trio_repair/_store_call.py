@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Generator
+from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -41,31 +42,39 @@ class Stretches(Generic[_T]):
     Only what the call does in its own task is measured, not in tasks that it starts.
     """
 
-    __slots__ = ("_coroutine", "longest")
+    __slots__ = ("_argument", "_call", "longest")
 
-    def __init__(self, call: Callable[..., Awaitable[_T]], *args: Any) -> None:
-        self._coroutine = _run(call, args)
+    def __init__(self, call: Callable[[Any], Awaitable[_T]], argument: object) -> None:
+        self._call = call
+        self._argument = argument
         self.longest = 0.0
         """Seconds of wall time."""
 
     def __await__(self) -> Generator[Any, Any, _T]:
-        coroutine, clock = self._coroutine, time.perf_counter
-        resume: Callable[[Any], Any] = coroutine.send
+        clock = time.perf_counter
+        longest = 0.0
         value: Any = None
-        while True:
-            began = clock()
+        began = clock()
+        try:
+            awaitable = self._call(self._argument)
+            coroutine = awaitable if type(awaitable) is CoroutineType else _run(awaitable)
+            resume: Callable[[Any], Any] = coroutine.send
             try:
-                trap = resume(value)
+                while True:
+                    trap = resume(value)
+                    stretch = clock() - began
+                    longest = max(longest, stretch)
+                    try:
+                        resume, value = coroutine.send, (yield trap)
+                    except BaseException as error:  # noqa: ASYNC103 - thrown into the call, which raises it or does not
+                        resume, value = coroutine.throw, error
+                    began = clock()
             except StopIteration as stop:
                 result: _T = stop.value
                 return result
-            finally:
-                self.longest = max(self.longest, clock() - began)
-            try:
-                resume, value = coroutine.send, (yield trap)
-            except BaseException as error:  # noqa: ASYNC103 - thrown into the call, which raises it again or does not
-                resume, value = coroutine.throw, error
+        finally:
+            self.longest = max(longest, clock() - began)
 
 
-async def _run(call: Callable[..., Awaitable[_T]], args: tuple[Any, ...]) -> _T:
-    return await call(*args)
+async def _run(awaitable: Awaitable[_T]) -> _T:
+    return await awaitable
