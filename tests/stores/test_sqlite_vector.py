@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 from sqlite_support import prepared, scan, sound, sql, summaries, whole
-from store_calls import look, put, take_away
+from store_calls import look, put, take_away, write
 
 from trio_repair import (
     ContentDefinition,
@@ -29,12 +29,13 @@ from trio_repair import (
     StoreRejected,
     StoreUnavailable,
     Write,
+    WriteStatus,
 )
 from trio_repair.abc import Chunk
 from trio_repair.embedding import HashingEmbedder, WindowChunker
 from trio_repair.stores._sqlite import CACHE_KB, Session, SqliteFile
 from trio_repair.stores._thread import Call, CallAbandoned
-from trio_repair.stores._vector_layout import delete_vectors, load_sqlite_vec
+from trio_repair.stores._vector_layout import VectorLayout, delete_vectors, load_sqlite_vec
 from trio_repair.stores.sqlite_vector import open_sqlite_vector
 from trio_repair.testing import make_document
 
@@ -65,6 +66,54 @@ def opened(path: Path, embedder: Any = None, chunker: Any = None, **settings: An
         synchronous="normal",
         **settings,
     )
+
+
+# A batch that cannot be written as a whole.
+
+
+_POISON = "CREATE TRIGGER poison AFTER INSERT ON chunks WHEN NEW.doc_id = 'poison' BEGIN SELECT RAISE(ABORT, 'no'); END"
+_MORE_CHUNKS = (
+    "CREATE TRIGGER also AFTER INSERT ON chunks WHEN NEW.doc_id <> 'notes' AND NEW.ordinal = 0 BEGIN"
+    " INSERT INTO chunks (doc_id, ordinal, start, text)"
+    " SELECT 'notes', ifnull(max(ordinal), -1) + 1, 0, 'of ' || NEW.doc_id FROM chunks WHERE doc_id = 'notes'; END"
+)
+
+
+@pytest.mark.parametrize("control", [False, True])
+@pytest.mark.parametrize("trigger", [_POISON, _MORE_CHUNKS])
+async def test_one_by_one_each_document_finds_the_file_as_it_is(
+    trigger: str, control: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document's rollback takes the table of vectors with it, and a trigger may take the next id of a chunk.
+
+    Control: what was looked at when the transaction began is wrong by then.
+    """
+    path = tmp_path / "s.db"
+    if control:
+        begin = VectorLayout.begin
+        monkeypatch.setattr(
+            VectorLayout,
+            "begin",
+            lambda self, connection: 0 if connection in self._held else begin(self, connection),
+        )
+    documents = [make_document(doc_id, f"text of {doc_id}") for doc_id in ("poison", "a", "b")]
+    poisoned = WriteStatus.REJECTED if trigger is _POISON else WriteStatus.LANDED
+    async with opened(path) as store:
+        sql(path, trigger)
+        if control and trigger is _POISON:
+            with pytest.raises(StoreUnavailable, match="SQLError"):
+                await write(store, *documents)
+            return
+        answers = await write(store, *documents)
+        if control:
+            assert WriteStatus.REJECTED in [answer.status for answer in answers]
+            return
+        assert [poisoned, WriteStatus.LANDED, WriteStatus.LANDED] == [answer.status for answer in answers]
+        for document, answer in zip(documents, answers, strict=True):
+            seen = await look(store, document.doc_id)
+            assert (seen.presence is Presence.LIVE) == (answer.status is WriteStatus.LANDED)
+            assert seen.intact
+    assert sound(path)
 
 
 # A document is a set of chunks.
@@ -479,7 +528,7 @@ async def test_long_vectors(tmp_path: Path) -> None:
 # Interrupts.
 
 
-@pytest.mark.parametrize("count", [1, 2, 256])
+@pytest.mark.parametrize("count", [1, 2, 256, 257, 1024])
 def test_vectors_are_deleted_one_by_one(count: int) -> None:
     """Each is looked up, however many there are in a statement; the control, IN, reads the whole table."""
     connection = apsw.Connection(":memory:")

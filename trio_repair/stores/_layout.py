@@ -41,8 +41,8 @@ from ._sqlite_errors import describe
 _LIVE: Final = Presence.LIVE
 """By a name of its own, which on Python 3.11 costs less than to name it in its enum."""
 _PAGE_ROWS: Final = 1000
-_ROWS_PER_INSERT: Final = 512
-"""No more than two statements to a batch."""
+_ROWS_PER_INSERT: Final = 1024
+"""One statement to a batch, of no more values than SQLite can bind."""
 ALL: Final = "TRUE"
 """The condition that every row meets."""
 DIGEST: Final = "nullif(d.digest, '')"
@@ -132,6 +132,13 @@ class Layout(abc.ABC):
 
         None of them finds a copy whole of which `columns` says anything else.
         """
+
+    def begin(self, connection: apsw.Connection) -> int:
+        """A transaction that writes has begun: look at what nobody else can change until `end`. Gives the revision."""
+        return int(connection.execute("SELECT value FROM revision").get)
+
+    def end(self, connection: apsw.Connection) -> None:  # noqa: B027 - most kinds have nothing to forget
+        """The transaction ends; others may change everything."""
 
     def visible(self) -> str:
         """The SQL condition for rows that count as held; it may name ``:now``."""

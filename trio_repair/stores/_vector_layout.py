@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import apsw
+import attrs
 import sqlite_vec
 
 from trio_repair import ContentDefinition, EmbeddingIdentity
@@ -29,9 +30,17 @@ from ._layout import (
 from ._sqlite import Session
 from ._vector_preparing import Payload
 
-_VECTORS_PER_STATEMENT: Final = 512
+T = TypeVar("T")
+
+_NUMBERS_PER_STATEMENT: Final = 2**19
+_MOST_VECTORS: Final = 1024
+_FEWEST_VECTORS: Final = 64
 """A write to sqlite-vec must not be interrupted (its delete crashes the process when it cannot prepare a statement), so
-it comes in pieces, between which a call can be given up. `test_interrupts_do_not_reach_sqlite_vec` exercises this."""
+it comes in pieces of 2 MiB or less, between which a call can be given up: a batch of vectors of 512 numbers is one.
+`test_interrupts_do_not_reach_sqlite_vec` exercises this."""
+
+_ROWIDS_IN_A_ROW: Final = 256
+"""SQLite takes expressions of a depth of no more than 1,000."""
 
 _MOST_CACHE_KB: Final = 32 * 1024
 _DISTRUST: Final = "UPDATE documents SET proven = 0 WHERE rev <= (SELECT value FROM revision) AND doc_id ="
@@ -90,6 +99,25 @@ _UPSERT: Final = (
 )
 
 
+_DIMENSIONS: Final = (
+    "SELECT group_concat(substr(name, 9, length(name) - 15)) FROM sqlite_schema"
+    " WHERE type = 'table' AND name GLOB 'vectors_[1-9]*_rowids'"
+)
+_BEGIN: Final = (
+    "SELECT value, (SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'chunks'),"
+    f" ({_DIMENSIONS}) FROM revision"
+)
+
+
+@attrs.define
+class _Held:
+    """What a transaction that writes knows of its tables."""
+
+    last_chunk_id: int
+    """The highest that was ever used."""
+    dimensions: list[int]
+
+
 def vector_schema(content: ContentDefinition) -> str:
     """The tables and triggers of a new file."""
     # Metadata that is no part of the content is none of the digest's business.
@@ -107,11 +135,25 @@ class VectorLayout(Layout):
     ) -> None:
         super().__init__(store, content, clock)
         self.identity = identity
+        self._held: dict[apsw.Connection, _Held] = {}
+        """Of connections in a transaction that writes."""
         self.partition = f"{identity.model} {identity.chunking}"
         """Keeps vectors of different identities apart inside one table."""
         wanted = (("model", identity.model), ("dimension", identity.dimension), ("chunking", identity.chunking))
         self._same = " AND ".join(f"d.{name} = {apsw.format_sql_value(value)}" for name, value in wanted)
         """The SQL condition for rows that were embedded under it."""
+
+    def begin(self, connection: apsw.Connection) -> int:
+        revision, last_chunk_id, names = connection.execute(_BEGIN).get
+        self._held[connection] = _Held(last_chunk_id, _numbers(names))
+        return int(revision)
+
+    def end(self, connection: apsw.Connection) -> None:
+        self._held.pop(connection, None)
+
+    def _dimensions(self, connection: apsw.Connection) -> list[int]:
+        held = self._held.get(connection)
+        return dimensions(connection) if held is None else held.dimensions
 
     def columns(self, connection: apsw.Connection, content: str) -> str:
         counts = "count(*) || '-' || {} || '-' || ifnull(max(c.ordinal), -1)"
@@ -119,7 +161,7 @@ class VectorLayout(Layout):
         cases = "".join(
             f" WHEN {dimension} THEN (SELECT {counts.format('count(v.rowid)')} FROM chunks AS c"
             f" LEFT JOIN vectors_{dimension}_rowids AS v ON v.rowid = c.chunk_id {own})"
-            for dimension in dimensions(connection)
+            for dimension in self._dimensions(connection)
         )
         there = f"(SELECT {counts.format(0)} FROM chunks AS c {own})"
         there = f"CASE d.dimension{cases} ELSE {there} END" if cases else there
@@ -182,12 +224,13 @@ class VectorLayout(Layout):
 
     def put(self, session: Session, puts: Sequence[Put]) -> None:
         main = session.main
+        held = self._held[main]
         dimension = self.identity.dimension
         now = self.now_text()
         documents: list[Sequence[Any]] = []
         chunks: list[Sequence[Any]] = []
         vectors: list[Sequence[Any]] = []
-        chunk_id = _last_chunk_id(main)
+        chunk_id = held.last_chunk_id
         for put in puts:
             payload: Payload = put.payload
             version, doc_id = put.document.version, put.document.doc_id
@@ -213,24 +256,24 @@ class VectorLayout(Layout):
                 chunks.append((chunk_id, doc_id, ordinal, chunk.start, chunk.text))
                 vectors.append((chunk_id, self.partition, vector))
         ids = json.dumps([put.document.doc_id for put in puts], ensure_ascii=False)
-        known = dimensions(main)
-        self._drop_vectors(session, ids, known)
+        held.last_chunk_id = chunk_id
+        self._drop_vectors(session, ids, held.dimensions)
         insert_rows(main, _INSERT, documents, _UPSERT)  # its rev tells the triggers on chunks that it is us
         self._drop_chunks(main, ids)
         if chunks:
-            if dimension not in known:
+            if dimension not in held.dimensions:
+                held.dimensions.append(dimension)
                 main.execute(
                     f"CREATE VIRTUAL TABLE vectors_{dimension}"
                     f" USING vec0 (identity TEXT PARTITION KEY, embedding FLOAT[{dimension}])"
                 )
             insert_rows(main, "INSERT INTO chunks (chunk_id, doc_id, ordinal, start, text) VALUES", chunks)
-            for start in range(0, len(vectors), _VECTORS_PER_STATEMENT):
-                some = vectors[start : start + _VECTORS_PER_STATEMENT]
+            for some in _pieces(vectors, dimension):
                 with session.uninterrupted():
                     insert_rows(main, f"INSERT INTO vectors_{dimension} (rowid, identity, embedding) VALUES", some)
 
     def erase(self, session: Session, ids: str) -> None:
-        self._drop_vectors(session, ids, dimensions(session.main))
+        self._drop_vectors(session, ids, self._dimensions(session.main))
         session.main.execute("DELETE FROM documents WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
         self._drop_chunks(session.main, ids)
 
@@ -247,8 +290,7 @@ class VectorLayout(Layout):
                 (ids,),
             ).get
             rowids = json.loads(str(found))
-            for start in range(0, len(rowids), _VECTORS_PER_STATEMENT):
-                some = rowids[start : start + _VECTORS_PER_STATEMENT]
+            for some in _pieces(rowids, dimension):
                 with session.uninterrupted():
                     main.execute(delete_vectors(dimension, len(some)), some)
 
@@ -257,13 +299,20 @@ class VectorLayout(Layout):
         main.execute("DELETE FROM chunks WHERE doc_id IN (SELECT value FROM json_each(?))", (ids,))
 
 
+def _pieces(rows: Sequence[T], dimension: int) -> Iterator[Sequence[T]]:
+    """So many at a time as one statement may write."""
+    size = max(_FEWEST_VECTORS, min(_MOST_VECTORS, _NUMBERS_PER_STATEMENT // dimension))
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
 def delete_vectors(dimension: int, count: int) -> str:
     """A statement that deletes so many vectors, by rowid.
 
     Not `rowid IN (...)`, for which sqlite-vec reads the whole table: with a million vectors, half a second for each
     hundred. Each `rowid = ?` is looked up. `test_vectors_are_deleted_one_by_one` sees to it.
     """
-    return f"DELETE FROM vectors_{dimension} WHERE {' OR '.join(['rowid = ?'] * count)}"
+    rows = [" OR ".join(["rowid = ?"] * min(_ROWIDS_IN_A_ROW, count - at)) for at in range(0, count, _ROWIDS_IN_A_ROW)]
+    return f"DELETE FROM vectors_{dimension} WHERE ({') OR ('.join(rows)})"
 
 
 def cache_for_vectors(dimension: int) -> int:
@@ -276,16 +325,11 @@ def cache_for_vectors(dimension: int) -> int:
 
 def dimensions(connection: apsw.Connection) -> list[int]:
     """The dimensions for which there is a table of vectors; asked each time, since another process may add one."""
-    names = connection.execute(
-        "SELECT group_concat(substr(name, 9, length(name) - 15)) FROM sqlite_schema"
-        " WHERE type = 'table' AND name GLOB 'vectors_[1-9]*_rowids'"
-    ).get
+    return _numbers(connection.execute(_DIMENSIONS).get)
+
+
+def _numbers(names: object) -> list[int]:
     return [int(name) for name in str(names).split(",") if name.isdecimal()] if names else []
-
-
-def _last_chunk_id(connection: apsw.Connection) -> int:
-    """The highest chunk_id that was ever used."""
-    return int(connection.execute("SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'chunks'").get)
 
 
 def load_sqlite_vec(connection: apsw.Connection) -> None:

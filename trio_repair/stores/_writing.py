@@ -1,10 +1,15 @@
-"""A write to a SQLite store: the fence, one transaction for a batch, a savepoint for each document that needs one."""
+"""A write to a SQLite store: the fence, and one transaction for a batch.
+
+Every statement lets go of the interpreter lock, and gets it back a switch interval later if the event loop is busy; so
+there are few of them. Where a document cannot be written, its batch is, in another transaction, written one by one.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple, TypeAlias
 
 import apsw
 
@@ -27,6 +32,14 @@ class _Passed(NamedTuple):
     revision: int
 
 
+_Writer: TypeAlias = Callable[[Session, Layout, list[_Passed]], dict[str, StoreError]]
+"""Writes what passed the fence; gives, by document, which could not be written and why."""
+
+
+class _OneByOne(Exception):
+    """Some document of a batch cannot be written; nothing was."""
+
+
 def make_changes(session: Session, layout: Layout, changes: Sequence[Change]) -> list[WriteAnswer]:
     """Make these changes in one transaction; each that still holds its token, or the answer why not.
 
@@ -36,10 +49,16 @@ def make_changes(session: Session, layout: Layout, changes: Sequence[Change]) ->
     """
     if not changes:
         return []
+    with suppress(_OneByOne):
+        return _transact(session, layout, changes, _write_rows)
+    return _transact(session, layout, changes, _write_each)
+
+
+def _transact(session: Session, layout: Layout, changes: Sequence[Change], write: _Writer) -> list[WriteAnswer]:
     main = session.main
     main.execute("BEGIN IMMEDIATE")
     try:
-        answers, landing = _apply(session, layout, changes)
+        answers, landing = _apply(session, layout, changes, write)
         if landing:
             session.begin_commit()
             try:
@@ -52,15 +71,18 @@ def make_changes(session: Session, layout: Layout, changes: Sequence[Change]) ->
                 return [unknown if index in landing else answer for index, answer in enumerate(answers)]
         return answers
     finally:
+        layout.end(main)
         if main.in_transaction:
             main.execute("ROLLBACK")
 
 
-def _apply(session: Session, layout: Layout, changes: Sequence[Change]) -> tuple[list[WriteAnswer], frozenset[int]]:
+def _apply(
+    session: Session, layout: Layout, changes: Sequence[Change], write: _Writer
+) -> tuple[list[WriteAnswer], frozenset[int]]:
     """All of a write but its commit: the fence, the rows, and what is then held. Also, which would land."""
     main = session.main
+    base = layout.begin(main)
     tokens = layout.tokens(session, [change.doc_id for change in changes])
-    base = int(main.execute("SELECT value FROM revision").get)
     passed: dict[int, _Passed] = {}
     refused: dict[int, str] = {}
     for index, change in enumerate(changes):
@@ -72,7 +94,7 @@ def _apply(session: Session, layout: Layout, changes: Sequence[Change]) -> tuple
     if refused:
         for index, held in zip(refused, layout.observations(session, list(refused.values())), strict=True):
             answers[index] = WriteAnswer(status=WriteStatus.REFUSED, observation=held)
-    failed = _write_all(session, layout, list(passed.values()))
+    failed = write(session, layout, list(passed.values()))
     for index, one in passed.items():
         if one.change.doc_id in failed:
             answers[index] = WriteAnswer(status=WriteStatus.REJECTED, error=failed[one.change.doc_id])
@@ -86,25 +108,16 @@ def _apply(session: Session, layout: Layout, changes: Sequence[Change]) -> tuple
     return [answers[index] for index in range(len(changes))], frozenset(landing)
 
 
-def _write_all(session: Session, layout: Layout, passed: list[_Passed]) -> dict[str, StoreError]:
-    """Write what passed the fence: all at once, or, if that fails, one by one to find who is to blame."""
+def _write_each(session: Session, layout: Layout, passed: list[_Passed]) -> dict[str, StoreError]:
+    """Write what passed the fence one by one, each in a savepoint; which of them cannot be written, and why."""
     main = session.main
-    main.execute("SAVEPOINT batch")
-    try:
-        _write_rows(session, layout, passed)
-    except Exception as error:
-        if not is_document_error(error):
-            raise
-    else:
-        return {}
-    main.execute("ROLLBACK TO batch")
     failed: dict[str, StoreError] = {}
     schema_error: apsw.SQLError | None = None
     for one in passed:
         session.raise_if_abandoned()
         main.execute("SAVEPOINT document")
         try:
-            _write_rows(session, layout, [one])
+            _put(session, layout, [one])
         except Exception as error:
             if not is_document_error(error):
                 raise
@@ -113,12 +126,28 @@ def _write_all(session: Session, layout: Layout, passed: list[_Passed]) -> dict[
             doc_id = one.change.doc_id
             failed[doc_id] = StoreRejected(layout.store, f"SQLite refuses it ({type(error).__name__})", doc_id)
         main.execute("RELEASE document")
+        layout.begin(main)  # what was rolled back is gone, and a trigger may have done anything
     if schema_error is not None and len(failed) == len(passed):
         raise schema_error  # not one was taken: it is the tables, not the documents
     return failed
 
 
-def _write_rows(session: Session, layout: Layout, passed: list[_Passed]) -> None:
+def _write_rows(session: Session, layout: Layout, passed: list[_Passed]) -> dict[str, StoreError]:
+    """Write what passed the fence all at once.
+
+    Raises:
+        _OneByOne: some document is to blame that this failed.
+    """
+    try:
+        _put(session, layout, passed)
+    except Exception as error:
+        if is_document_error(error):
+            raise _OneByOne from error
+        raise
+    return {}
+
+
+def _put(session: Session, layout: Layout, passed: list[_Passed]) -> None:
     puts: list[Put] = []
     erased: list[str] = []
     for one in passed:
