@@ -38,9 +38,13 @@ def declared(leaving_out: frozenset[str] = frozenset()) -> list[Requirement]:
     return list(requirements(named, extras))
 
 
+_LOCKED = r"^([\w.-]+)(?:\[[\w.,-]+\])?==(\S+)"
+"""An entry with the extras that are asked for: without them, older versions of pip do not see that it is locked."""
+
+
 def locked(text: str) -> dict[str, str]:
     """Versions by name."""
-    return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
+    return {canonicalize_name(name): version for name, version in re.findall(_LOCKED, text, re.MULTILINE)}
 
 
 def problems(text: str, wanted: list[Requirement]) -> set[str]:
@@ -51,6 +55,12 @@ def problems(text: str, wanted: list[Requirement]) -> set[str]:
         f"{one.name} is out of bounds"
         for one in wanted
         if (version := versions.get(canonicalize_name(one.name))) is not None and version not in one.specifier
+    }
+    found |= {
+        f"{one.name} has lost its extras"
+        for one in wanted
+        if one.extras
+        and not re.search(rf"^{re.escape(one.name)}\[{','.join(sorted(one.extras))}\]==", text, re.MULTILINE)
     }
     for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ").strip()):
         if entry and not entry.startswith("#") and "--hash=sha256:" not in entry:
@@ -71,6 +81,7 @@ def test_control_what_is_wrong_with_a_lock_is_found() -> None:
     wanted = [*declared(UNLOCKED), Requirement("left-out>=1"), Requirement("trio<0.1")]
     spoiled = f"--index-url https://example.org/simple\n{text}\nunhashed==1.0\n"
     expected = {"left-out is missing", "trio is out of bounds", "it names a place to install from"}
+    assert {"psycopg has lost its extras"} == problems(text.replace("psycopg[binary]", "psycopg"), declared(UNLOCKED))
     assert expected <= problems(spoiled, wanted)
     assert "unhashed has no hash" in problems(spoiled, wanted)
 
