@@ -44,6 +44,45 @@ def test_what_is_sent_and_thrown_reaches_the_call(thrown: bool):
         assert "done with an answer" == ended.value.value
 
 
+def test_what_another_call_waits_in_stays_with_it():
+    """An adapter that gives one coroutine to two calls: the second one is told so, and the first one is answered."""
+    shared = _call("trapped")
+
+    async def run() -> str:
+        return await Stretches(lambda _argument: shared, None)
+
+    first, second = run(), run()
+    assert "trapped" == first.send(None)
+    with pytest.raises(RuntimeError, match="being awaited already"):
+        second.send(None)
+    with pytest.raises(StopIteration) as ended:
+        first.send("an answer")
+    assert "done with an answer" == ended.value.value
+
+
+def test_whatever_can_be_awaited_is_a_call():
+    """A coroutine, one that is made of a generator, and what has an `__await__`."""
+
+    class Other:
+        def __await__(self) -> Generator[str, Any, str]:
+            return _call("trapped").__await__()
+
+    @types.coroutine
+    def generator(first: str) -> Generator[Any, Any, str]:
+        return (yield from _call(first).__await__())
+
+    for call in (_call, generator, lambda _first: Other()):
+
+        async def run(call: Any = call) -> str:
+            return await Stretches(call, "trapped")
+
+        coroutine = run()
+        assert "trapped" == coroutine.send(None)
+        with pytest.raises(StopIteration) as ended:
+            coroutine.send("an answer")
+        assert "done with an answer" == ended.value.value
+
+
 def test_what_the_call_does_not_catch_comes_out():
     """And a coroutine that is closed closes the call."""
     coroutine = _driven()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
@@ -57,7 +57,12 @@ class Stretches(Generic[_T]):
         began = clock()
         try:
             awaitable = self._call(self._argument)
-            coroutine = awaitable if type(awaitable) is CoroutineType else _run(awaitable)
+            # One that waits already is another call's; to await it says so, where to send to it would end that call.
+            coroutine: Coroutine[Any, Any, _T]
+            if isinstance(awaitable, CoroutineType) and awaitable.cr_await is None:
+                coroutine = awaitable
+            else:
+                coroutine = _run(awaitable)
             resume: Callable[[Any], Any] = coroutine.send
             try:
                 while True:

@@ -291,6 +291,24 @@ async def test_tables_that_are_gone_are_not_the_documents_fault(kind: str, tmp_p
             await write(store, make_document("a", "text"), make_document("b", "text"))
 
 
+async def test_a_file_without_its_revision_says_so(kind: str, tmp_path: Path) -> None:
+    """The counter behind the fence is gone, before a write or in the middle of one: told, and nothing is written."""
+    path = tmp_path / "s.db"
+    async with OPENERS[kind](path, create=True) as store:
+        sql(path, "CREATE TRIGGER lost AFTER INSERT ON documents WHEN NEW.doc_id = 'a' BEGIN DELETE FROM revision; END",
+                  "CREATE TRIGGER poison BEFORE INSERT ON documents WHEN NEW.doc_id = 'poison'"
+                  " BEGIN SELECT RAISE(ABORT, 'no'); END")  # fmt: skip
+        documents = [make_document(doc_id, "text") for doc_id in ("poison", "a", "b")]
+        with pytest.raises(StoreUnavailable, match="has lost the row of its table revision"):
+            await write(store, *documents)
+        assert 0 == await store.count()
+        await put(store, documents[2])
+        sql(path, "DELETE FROM revision")
+        with pytest.raises(StoreUnavailable, match="has lost the row of its table revision"):
+            await write(store, make_document("c", "text"))
+        assert 1 == await store.count()
+
+
 @pytest.mark.parametrize("written", ["new", "over another", "tombstone"])
 @pytest.mark.parametrize(
     "trigger",

@@ -116,6 +116,17 @@ async def test_one_by_one_each_document_finds_the_file_as_it_is(
     assert sound(path)
 
 
+@pytest.mark.parametrize("seq", ["'1200'", "1200.0", "x'31323030'"])
+async def test_the_last_id_of_a_chunk_may_be_any_kind_of_number(seq: str, tmp_path: Path) -> None:
+    """SQLite's own table of last ids takes what foreign SQL puts there, and so do we."""
+    path = tmp_path / "s.db"
+    async with opened(path) as store:
+        await put(store, make_document("a", LONG))
+        sql(path, f"UPDATE sqlite_sequence SET seq = {seq} WHERE name = 'chunks'")
+        await put(store, make_document("b", LONG))
+        assert {("integer",)} == set(sql(path, "SELECT typeof(seq) FROM sqlite_sequence WHERE name = 'chunks'"))
+
+
 # A document is a set of chunks.
 
 

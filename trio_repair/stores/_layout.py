@@ -134,11 +134,21 @@ class Layout(abc.ABC):
         """
 
     def begin(self, connection: apsw.Connection) -> int:
-        """A transaction that writes has begun: look at what nobody else can change until `end`. Gives the revision."""
-        return int(connection.execute("SELECT value FROM revision").get)
+        """A transaction that writes has begun: look at what nobody else can change until `end`. Gives the revision.
+
+        Raises:
+            StoreUnavailable: there is none.
+        """
+        return self._revision(connection.execute("SELECT value FROM revision").get)
 
     def end(self, connection: apsw.Connection) -> None:  # noqa: B027 - most kinds have nothing to forget
         """The transaction ends; others may change everything."""
+
+    def _revision(self, value: Any) -> int:
+        if value is None:
+            problem = "has lost the row of its table revision; restore it, or make a new one and repair from the others"
+            raise StoreUnavailable(self.store, problem)
+        return int(value)
 
     def visible(self) -> str:
         """The SQL condition for rows that count as held; it may name ``:now``."""

@@ -144,9 +144,9 @@ class VectorLayout(Layout):
         """The SQL condition for rows that were embedded under it."""
 
     def begin(self, connection: apsw.Connection) -> int:
-        revision, last_chunk_id, names = connection.execute(_BEGIN).get
-        self._held[connection] = _Held(last_chunk_id, _numbers(names))
-        return int(revision)
+        revision, last_chunk_id, names = connection.execute(_BEGIN).get or (None, 0, None)
+        self._held[connection] = _Held(int(last_chunk_id), _numbers(names))
+        return self._revision(revision)
 
     def end(self, connection: apsw.Connection) -> None:
         self._held.pop(connection, None)
