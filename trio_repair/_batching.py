@@ -35,6 +35,8 @@ _READ: Final = Operation.READ
 _PREPARE: Final = Operation.PREPARE
 _WRITE: Final = Operation.WRITE
 _CLOSED: Final = BreakerState.CLOSED
+_OPEN: Final = BreakerState.OPEN
+_HALF_OPEN: Final = BreakerState.HALF_OPEN
 
 logger = logging.getLogger("trio_repair")
 
@@ -209,10 +211,11 @@ class Batcher:
 
     def _free(self) -> int:
         """How many more calls may go out now. A probe goes out beside calls that were given up, where there is room."""
-        if self.breaker.state is BreakerState.OPEN:
+        state = self.breaker.state
+        if state is _OPEN:
             return 0
         free = self.traits.max_calls - self._busy[False]
-        if self.breaker.state is BreakerState.HALF_OPEN:
+        if state is _HALF_OPEN:
             free = min(free, 1 + self._given_up[False] - self._busy[False])
         return free - self._starting
 
@@ -225,7 +228,7 @@ class Batcher:
         # Where a store may be called more than once at a time, one place is kept free of documents that may hang it;
         # and whether it is back is better asked about another one.
         apart = 0 < self.traits.max_calls - 1 <= self._suspect_calls
-        without_suspects = apart or self.breaker.state is BreakerState.HALF_OPEN
+        without_suspects = apart or self.breaker.state is _HALF_OPEN
         operation = self._waiting.oldest(without_suspects=without_suspects)
         if operation is None and not apart:
             without_suspects = False
@@ -234,9 +237,10 @@ class Batcher:
             await self._make_call(operation, without_suspects=without_suspects)
 
     async def _make_call(self, operation: Operation, *, without_suspects: bool = False) -> None:
-        if self.breaker.state is BreakerState.OPEN and operation is not _PREPARE:
+        state = self.breaker.state
+        if state is _OPEN and operation is not _PREPARE:
             return
-        limit = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.traits.max_batch
+        limit = 1 if state is _HALF_OPEN else self.traits.max_batch
         max_bytes = self.traits.max_batch_bytes
         if operation is _READ:
             limit = min(limit, max(1, int(max_bytes / self._text_size)))
@@ -294,7 +298,7 @@ class Batcher:
                     token=request.arguments.token,
                     version=None if request.removes else request.arguments.prepared.document.version,
                 )
-        call.due = trio.current_time() + self._config.store_call_timeout
+        call.due = self._now() + self._config.store_call_timeout
         call.timer = self._timetable.at(call.due, self._give_up, call)
         if self._grace_ends is not None:
             call.scope.deadline = self._grace_ends

@@ -21,6 +21,12 @@ class BreakerState(enum.Enum):
     HALF_OPEN = "half-open"
 
 
+# By names of their own: see `plain_members`.
+_CLOSED: Final = BreakerState.CLOSED
+_OPEN: Final = BreakerState.OPEN
+_HALF_OPEN: Final = BreakerState.HALF_OPEN
+
+
 @attrs.define
 class CircuitBreaker:
     """Counts failed calls in a row.
@@ -31,7 +37,7 @@ class CircuitBreaker:
 
     failures_to_open: int
     base_reset: float
-    state: BreakerState = BreakerState.CLOSED
+    state: BreakerState = _CLOSED
     failures: int = 0
     reset_seconds: float = attrs.field(init=False)
     """How long it stays open before the next probe."""
@@ -41,8 +47,8 @@ class CircuitBreaker:
 
     def succeeded(self) -> bool:
         """Note a call that the store answered. True if this closes the breaker."""
-        closes = self.state is not BreakerState.CLOSED
-        self.state = BreakerState.CLOSED
+        closes = self.state is not _CLOSED
+        self.state = _CLOSED
         self.failures = 0
         self.reset_seconds = self.base_reset
         return closes
@@ -50,16 +56,16 @@ class CircuitBreaker:
     def failed(self, *, given_up: bool = False) -> bool:
         """Note a call that failed as a whole, or that was `given_up` for taking too long. True if this opens it."""
         self.failures += 1
-        if self.state is BreakerState.OPEN:
+        if self.state is _OPEN:
             return False
-        if self.state is BreakerState.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             self.reset_seconds = min(self.reset_seconds * 2, max(MAX_RESET_SECONDS, self.base_reset))
         elif self.failures < self.failures_to_open and not given_up:
             return False
-        self.state = BreakerState.OPEN
+        self.state = _OPEN
         return True
 
     def half_open(self) -> None:
         """Let one probe through."""
-        if self.state is BreakerState.OPEN:
-            self.state = BreakerState.HALF_OPEN
+        if self.state is _OPEN:
+            self.state = _HALF_OPEN

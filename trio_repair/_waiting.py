@@ -123,6 +123,8 @@ class WaitingRequests:
         """The first `limit` requests, taken out, if they are a batch as they stand: found out in loops of C."""
         if self._suspects.any:
             return None
+        if (limit == 1 or len(queue) == 1) and queue:
+            return self._alone(queue, operation)
         first = list(itertools.islice(queue, limit))
         if any(map(_WITHDRAWN, first)) or any(map(_COMPANY, first)) or len(set(map(_DOC_ID, first))) < len(first):
             return None
@@ -138,6 +140,17 @@ class WaitingRequests:
         if operation is not _PREPARE:
             self.for_store -= len(first)
         return first
+
+    def _alone(self, queue: deque[Request], operation: Operation) -> list[Request] | None:
+        """The first request, taken out, if it may go as it stands: with what it carries, and no company to look at."""
+        request = queue[0]
+        if request.withdrawn:
+            return None
+        queue.popleft()
+        request.queued = False
+        if operation is not _PREPARE:
+            self.for_store -= 1
+        return [request]
 
     def waiting_since(self) -> float | None:
         """When the one that waits longest for the store was asked for."""

@@ -187,8 +187,8 @@ BUGS: list[tuple[str, Bug]] = [
         Bug(
             "a call is given up late",
             f"{_BATCHER}._sent",
-            "trio.current_time() + self._config.store_call_timeout",
-            "trio.current_time() + 20 * self._config.store_call_timeout",
+            "self._now() + self._config.store_call_timeout",
+            "self._now() + 20 * self._config.store_call_timeout",
         ),
     ),
     (
