@@ -67,8 +67,7 @@ class Stretches(Generic[_T]):
             try:
                 while True:
                     trap = resume(value)
-                    stretch = clock() - began
-                    longest = max(longest, stretch)
+                    longest = max(longest, clock() - began)
                     try:
                         resume, value = coroutine.send, (yield trap)
                     except BaseException as error:  # noqa: ASYNC103 - thrown into the call, which raises it or does not
